@@ -1,0 +1,55 @@
+"""Pytree verbs. The only module that imports optree.
+
+optree sorts the keys of a dict, torch's own pytree keeps the order of insertion:
+leaves of the one are never paired with leaves of the other.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import optree
+import torch
+from torch import Tensor
+
+map = optree.tree_map
+leaves = optree.tree_leaves
+structure = optree.tree_structure
+
+
+def stack(trees: Sequence[Any]) -> Any:
+    """Stack trees of one structure leaf by leaf: `[…]` each becomes `[E, …]`."""
+    return optree.tree_map(lambda *xs: torch.stack(xs), *trees)
+
+
+def take(tree: Any, index: Tensor | int | slice) -> Any:
+    """Index the leading axis of every leaf: one member of a stack, or some of its rows."""
+    return optree.tree_map(lambda x: x[index], tree)
+
+
+def where(condition: Tensor, if_true: Any, if_false: Any) -> Any:
+    """Choose leaf by leaf; `condition` `[*B]` is matched with the leading axes of every leaf.
+
+    Both trees have one structure, shapes and dtypes.
+    """
+
+    def choose(x: Tensor, y: Tensor) -> Tensor:
+        ones = (1,) * (x.ndim - condition.ndim)
+        return torch.where(condition.reshape(condition.shape + ones), x, y)
+
+    return optree.tree_map(choose, if_true, if_false)
+
+
+def named_leaves(tree: Any) -> dict[str, Tensor]:
+    """Every leaf under the path that leads to it, parts joined by `/`, in a stable order."""
+    paths, values, _ = optree.tree_flatten_with_path(tree)
+    return {"/".join(str(part) for part in path): x for path, x in zip(paths, values)}
+
+
+def unflatten(like: Any, values: Sequence[Tensor]) -> Any:
+    """Put `values` (in the order of `leaves`) into the structure of `like`."""
+    return optree.tree_unflatten(optree.tree_structure(like), values)
+
+
+def map_with_path(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
+    """`map`, with the path `("a", "b", …)` of each leaf as first argument."""
+    return optree.tree_map_with_path(function, tree, *rest)

@@ -1,0 +1,94 @@
+"""The vocabulary: records that cross rooms, and the contracts everything is written against."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+from torch import Tensor
+
+PyTree: TypeAlias = Any  # nested dict, tuple or NamedTuple whose leaves are all tensors
+Params: TypeAlias = dict[str, Tensor]  # parameters by the name they have in their module
+Stats: TypeAlias = dict[str, Tensor]  # 0-d, detached, by name
+Obs: TypeAlias = tuple[Tensor, ...]  # one tensor per observation of the spec, each [*B, *shape]
+Key: TypeAlias = Tensor  # [2] int64 holding two 32-bit words; see `optinfra.random`
+
+
+class ActionSpec(NamedTuple):
+    """What an agent can do: continuous dimensions and discrete branches side by side."""
+
+    continuous: int = 0  # A, number of continuous dimensions
+    branches: tuple[int, ...] = ()  # n_k, number of choices of each of the K discrete branches
+
+    @property
+    def choices(self) -> int:
+        """N, the number of choices of all branches together: the width of an action mask."""
+        return sum(self.branches)
+
+
+class Spec(NamedTuple):
+    """What an agent sees and does. Static: it lives in closures, never in a state."""
+
+    obs: tuple[tuple[int, ...], ...]  # shape of each observation
+    action: ActionSpec
+
+
+class Action(NamedTuple):
+    """One action per row. A part the spec does not have is a tensor of width 0."""
+
+    continuous: Tensor  # [*B, A] float
+    discrete: Tensor  # [*B, K] int64, the choice taken in each branch
+
+
+class Act(NamedTuple):
+    """What acting yields."""
+
+    action: Action  # as drawn: what log-probabilities refer to and buffers hold
+    executed: Action  # as the environment takes it: continuous part in [−1, 1]
+    log_prob: Tensor  # [*B, A + K], one per continuous dimension and discrete branch
+    memory: PyTree  # recurrent memory after this step; () without one
+
+
+class TrajectoryValues(NamedTuple):
+    """What a critic says of a trajectory, stream by stream."""
+
+    values: dict[str, Tensor]  # [T, *B] each, in the unit of the stream's rewards
+    bootstrap: dict[str, Tensor]  # [*B] each, value of what follows the last step
+    memories: PyTree  # recurrent memory at the start of each sequence; () without one
+    final_memory: PyTree  # memory to pass to the next trajectory; () without one
+
+
+class Transform(NamedTuple):
+    """A gradient transformation: two pure functions and nothing else."""
+
+    init: Callable[[Params], PyTree]  # (params) -> state
+    update: Callable[[PyTree, Params, Params], tuple[PyTree, Params]]  # (state, grads, params)
+
+
+class Schedule(NamedTuple):
+    """A number that changes with time. What may be swept is its state, never its closure."""
+
+    init: Callable[[], PyTree]  # () -> state, 0-d tensors
+    value: Callable[[PyTree, Tensor], Tensor]  # (state, step []) -> value []
+
+
+class Signal(NamedTuple):
+    """A reward signal: three pure functions and nothing else."""
+
+    init: Callable[[Key], PyTree]  # (key) -> state, with `strength` and `gamma` as 0-d tensors
+    evaluate: Callable[[PyTree, PyTree], Tensor]  # (state, batch) -> reward [*B], unscaled
+    update: Callable[[PyTree, PyTree], tuple[PyTree, Stats]]  # (state, batch)
+
+
+class Learner(NamedTuple):
+    """A learning rule: pure functions and nothing else.
+
+    The state has the fields `params` (all that acting and valuing read), `steps` (`[]` int64,
+    environment steps so far, advanced by whoever runs the learner) and `key`.
+    """
+
+    init: Callable[[Key], PyTree]  # (key) -> state
+    act: Callable[[PyTree, Obs, PyTree, Key], Act]  # (params, obs, memory, key), drawn
+    greedy: Callable[[PyTree, Obs, PyTree], Act]  # (params, obs, memory), the likeliest action
+    observe: Callable[[PyTree, Obs, Tensor], PyTree]  # (state, obs, mask) -> state, moments moved
+    values: Callable[[PyTree, Obs], dict[str, Tensor]]  # (params, obs) -> [*B] by stream
+    update: Callable[[PyTree, PyTree], tuple[PyTree, Stats]]  # (state, batch), one gradient step
+    trajectory_values: Callable[..., TrajectoryValues]  # (params, batch, next_obs, done)
