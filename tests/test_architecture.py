@@ -23,16 +23,6 @@ FLOORS = [  # a floor may import only floors above it in this list
 ]
 CORE = {"torch", "optree", "math", "typing", "collections", "functools", "inspect", "itertools",
         "warnings", "zlib"}  # fmt: skip
-    "torch",
-    "optree",
-    "math",
-    "typing",
-    "collections",
-    "functools",
-    "itertools",
-    "zlib",
-    "warnings",
-}
 SHELL = CORE | {
     "contextlib", "csv", "dataclasses", "datetime", "difflib", "enum", "importlib", "io", "json",
     "os", "pathlib", "shutil", "signal", "sys", "tempfile", "time", "argparse", "statistics",

@@ -1,0 +1,30 @@
+"""Members differ in rows and in which of them count: all, some, none."""
+
+import torch
+
+from optinfra import moments
+from tests.contracts import Case
+
+MASKS = torch.tensor([[True] * 5, [True, False, True, True, False], [False] * 5])
+
+
+def _rows(k: int, *shape: int) -> torch.Tensor:
+    x = torch.randn(5, *shape, generator=torch.Generator().manual_seed(k))
+    return 1.0 + 2.0 * torch.where(MASKS[k].reshape(5, *(1,) * len(shape)), x, torch.nan)
+
+
+def _state(k: int) -> moments.Moments:
+    seen = torch.randn(9, 2, 3, generator=torch.Generator().manual_seed(7 + k))
+    return moments.update(moments.init((2, 3)), seen, torch.ones(9, dtype=torch.bool))
+
+
+def _step(state: moments.Moments, x: torch.Tensor, mask: torch.Tensor) -> tuple:
+    return moments.update(state, x, mask), ()
+
+
+CASES = {
+    "update": Case(_step, lambda k: (_state(k), _rows(k, 2, 3), MASKS[k]), step=True),
+    "normalize": Case(moments.normalize, lambda k: (_state(k), _rows(0, 2, 3) * k)),
+    "mean_and_variance": Case(moments.mean_and_variance, lambda k: (_rows(k), MASKS[k])),
+    "standardize": Case(moments.standardize, lambda k: (_rows(k), MASKS[k])),
+}
