@@ -11,9 +11,11 @@ import optree
 import torch
 from torch import Tensor
 
-map = optree.tree_map
-leaves = optree.tree_leaves
-structure = optree.tree_structure
+# A tree is typed as Any: what `map` returns has the structure of what it was given.
+map: Callable[..., Any] = optree.tree_map
+leaves: Callable[..., list[Any]] = optree.tree_leaves
+flatten: Callable[..., Any] = optree.tree_flatten  # (tree) -> (leaves, structure)
+structure: Callable[..., Any] = optree.tree_structure
 
 
 def stack(trees: Sequence[Any]) -> Any:
@@ -40,16 +42,15 @@ def where(condition: Tensor, if_true: Any, if_false: Any) -> Any:
 
 
 def named_leaves(tree: Any) -> dict[str, Tensor]:
-    """Every leaf under the path that leads to it, parts joined by `/`, in a stable order."""
-    paths, values, _ = optree.tree_flatten_with_path(tree)
-    return {"/".join(str(part) for part in path): x for path, x in zip(paths, values)}
+    """Every leaf under the path that leads to it, in the order of `leaves`.
+
+    Parts are joined by `/`: keys of dicts, names of a NamedTuple's fields, positions in others.
+    """
+    accessors, values, _ = optree.tree_flatten_with_accessor(tree)
+    names = ["/".join(str(getattr(e, "field", e.entry)) for e in path) for path in accessors]
+    return dict(zip(names, values))
 
 
 def unflatten(like: Any, values: Sequence[Tensor]) -> Any:
     """Put `values` (in the order of `leaves`) into the structure of `like`."""
     return optree.tree_unflatten(optree.tree_structure(like), values)
-
-
-def map_with_path(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
-    """`map`, with the path `("a", "b", …)` of each leaf as first argument."""
-    return optree.tree_map_with_path(function, tree, *rest)
