@@ -1,0 +1,109 @@
+"""Environments by name."""
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from optinfra.envs.cartpole import cartpole
+from optinfra.envs.environment import Env
+from optinfra.envs.gymnasium import GymnasiumVector
+from optinfra.envs.pendulum import pendulum
+
+TENSOR_PREFIX = "tensor:"
+TENSOR_ENVS = {"tensor:CartPole-v1": cartpole, "tensor:Pendulum-v1": pendulum}
+VECTORIZATIONS = ("auto", "sync", "async", "vector_entry_point")
+# Those of Gymnasium's own vectorised environments that were found equal to the single one
+# (time limit, final observation, reset: tests/test_gymnasium.py); 25 µs where sync takes 43.
+PROVEN_ENTRY_POINTS = ("CartPole-v0", "CartPole-v1")
+# What Gymnasium's families of environments need: the module they live in, the extra to install.
+EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "phys2d": "jax", "tabular": "jax"}
+
+
+def make(
+    name: str,
+    num_envs: int,
+    *,
+    vectorization: str = "auto",
+    env_kwargs: Mapping[str, Any] | None = None,
+) -> Env | GymnasiumVector:
+    """Make an environment by its name.
+
+    Args:
+      name: `tensor:CartPole-v1` or `tensor:Pendulum-v1` for an `Env` of pure functions, else
+        what Gymnasium calls it; `package:Name-v0` imports the package that registers it.
+      num_envs: N ≥ 1 environments side by side; an `Env` is one, and vmap makes it N.
+      vectorization: of Gymnasium's: `sync` steps them in turn, `async` in processes of their
+        own, `vector_entry_point` all at once where the environment has such a form; `auto`
+        takes the last where it is proven equal, else the first.
+      env_kwargs: keyword arguments of the environment itself.
+
+    Returns:
+      An `Env`, or a `GymnasiumVector` over N environments.
+
+    Raises:
+      ValueError: the name is unknown (the message tells close ones), `num_envs` lies below 1,
+        `vectorization` is none of these, or a space is not supported.
+      ModuleNotFoundError: a package is missing; the message tells what to install.
+    """
+    if name.startswith(TENSOR_PREFIX):
+        if name not in TENSOR_ENVS:
+            raise unknown(name, TENSOR_ENVS)
+        return TENSOR_ENVS[name](**(env_kwargs or {}))
+    if num_envs < 1:
+        raise ValueError(f"`num_envs` must lie in [1, inf), got {num_envs}.")
+    if vectorization not in VECTORIZATIONS:
+        raise ValueError(f"`vectorization` must be one of {VECTORIZATIONS}, got {vectorization!r}.")
+    gymnasium = import_for(name, "gymnasium", "'optinfra[train]'")
+    return GymnasiumVector(make_vector(gymnasium, name, num_envs, vectorization, env_kwargs or {}))
+
+
+def make_vector(
+    gymnasium: Any, name: str, num_envs: int, vectorization: str, env_kwargs: Mapping[str, Any]
+) -> Any:
+    """Make Gymnasium's vector environment, with errors that tell what to do."""
+    package, _, env_id = name.rpartition(":")
+    if package:
+        import_for(name, package, package)
+    if env_id not in gymnasium.registry:
+        raise unknown(name, [*gymnasium.registry, *TENSOR_ENVS])
+    if vectorization == "auto":
+        vectorization = "vector_entry_point" if env_id in PROVEN_ENTRY_POINTS else "sync"
+    # Resetting ended environments ourselves keeps the final observation even of one that
+    # writes into one buffer for ever: with SAME_STEP its reset overwrites it, see
+    # https://github.com/Farama-Foundation/Gymnasium/issues/1132.
+    mode = gymnasium.vector.AutoresetMode.DISABLED
+    options = {"autoreset_mode": mode, "copy": False}  # the encoder copies
+    if vectorization == "vector_entry_point":
+        options = {}
+    try:
+        return gymnasium.make_vec(
+            env_id, num_envs, vectorization, vector_kwargs=options, **env_kwargs
+        )
+    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
+        entry_point = str(gymnasium.registry[env_id].entry_point)
+        extras = [EXTRAS[part] for part in entry_point.split(".") if part in EXTRAS]
+        install = f" pip install 'gymnasium[{extras[0]}]'" if extras else ""
+        reason = str(error).partition("\n")[0]
+        raise ModuleNotFoundError(f"`{name}` cannot be made: {reason}.{install}") from error
+
+
+def import_for(name: str, module: str, requirement: str) -> Any:
+    """Import what the environment `name` needs, or tell how to install it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"`{name}` needs the package `{error.name}`, which is not installed: "
+            f"pip install {requirement}"
+        ) from error
+
+
+def unknown(name: str, known: Any) -> ValueError:
+    """The error that names an unknown environment and those called nearly so."""
+    by_lower_case = {candidate.lower(): candidate for candidate in known}
+    close = difflib.get_close_matches(name.lower(), by_lower_case)
+    hint = f"Did you mean {', '.join(by_lower_case[match] for match in close)}?"
+    if not close:
+        hint = "One that another package registers is called `package:Name-v0`."
+    return ValueError(f"`env` must be the name of a registered environment, got {name!r}. {hint}")
