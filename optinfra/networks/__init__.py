@@ -1,0 +1,23 @@
+"""Networks: `nn.Module` descriptions whose parameters are drawn by key and passed in by name."""
+
+from optinfra.networks.actor_critic import ActorCritic as ActorCritic
+from optinfra.networks.actor_critic import Initialization as Initialization
+from optinfra.networks.actor_critic import actor_critic as actor_critic
+from optinfra.networks.actor_critic import orthogonal_initialization as orthogonal_initialization
+from optinfra.networks.actor_critic import separate as separate
+from optinfra.networks.actor_critic import shared as shared
+from optinfra.networks.actor_critic import shared_actor_critic as shared_actor_critic
+from optinfra.networks.initializers import Initializer as Initializer
+from optinfra.networks.initializers import constant as constant
+from optinfra.networks.initializers import draw as draw
+from optinfra.networks.initializers import kaiming_normal as kaiming_normal
+from optinfra.networks.initializers import lecun_uniform as lecun_uniform
+from optinfra.networks.initializers import name_hash as name_hash
+from optinfra.networks.initializers import orthogonal as orthogonal
+from optinfra.networks.initializers import xavier_uniform as xavier_uniform
+from optinfra.networks.modules import Linear as Linear
+from optinfra.networks.modules import PolicyHead as PolicyHead
+from optinfra.networks.modules import ValueHeads as ValueHeads
+from optinfra.networks.modules import VectorBody as VectorBody
+from optinfra.networks.modules import swish as swish
+from optinfra.networks.modules import tanh as tanh

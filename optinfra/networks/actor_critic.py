@@ -1,0 +1,182 @@
+"""Policy and values of one agent, as pure functions of named parameters."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from optinfra.distributions import PolicyOutputs
+from optinfra.networks.initializers import Initializer, draw, orthogonal
+from optinfra.networks.modules import (
+    KAIMING_NORMAL,
+    PolicyHead,
+    ValueHeads,
+    VectorBody,
+    swish,
+)
+from optinfra.types import Key, Obs, Params, Spec
+
+Values = dict[str, Tensor]  # [*B] by stream
+
+
+class ActorCritic(NamedTuple):
+    """A policy and a value function: pure functions and nothing else."""
+
+    init: Callable[[Key], Params]
+    policy: Callable[[Params, Obs], PolicyOutputs]
+    values: Callable[[Params, Obs], Values]
+    policy_and_values: Callable[
+        [Params, Obs], tuple[PolicyOutputs, Values]
+    ]  # one pass where shared
+
+
+def separate(actor: nn.Module, critic: nn.Module) -> ActorCritic:
+    """Give the policy and the values a network each.
+
+    Args:
+      actor: `(obs) -> PolicyOutputs`.
+      critic: `(obs) -> {stream: [*B]}`.
+
+    Returns:
+      An `ActorCritic` whose parameters are named `actor.…` and `critic.…`.
+    """
+    parts = nn.ModuleDict({"actor": actor, "critic": critic})
+    policy, values = _part(parts, "actor"), _part(parts, "critic")
+
+    def policy_and_values(params: Params, obs: Obs) -> tuple[PolicyOutputs, Values]:
+        return policy(params, obs), values(params, obs)
+
+    return ActorCritic(draw(parts), policy, values, policy_and_values)
+
+
+def shared(body: nn.Module, actor: nn.Module, critic: nn.Module) -> ActorCritic:
+    """Let the policy and the values share one body.
+
+    Args:
+      body: `(obs) -> encoding [*B, h]`.
+      actor: `(encoding) -> PolicyOutputs`.
+      critic: `(encoding) -> {stream: [*B]}`.
+
+    Returns:
+      An `ActorCritic` whose parameters are named `body.…`, `actor.…` and `critic.…`.
+    """
+    parts = nn.ModuleDict({"body": body, "actor": actor, "critic": critic})
+    encode, act, judge = _part(parts, "body"), _part(parts, "actor"), _part(parts, "critic")
+
+    def policy_and_values(params: Params, obs: Obs) -> tuple[PolicyOutputs, Values]:
+        encoding = encode(params, obs)
+        return act(params, encoding), judge(params, encoding)
+
+    return ActorCritic(
+        init=draw(parts),
+        policy=lambda params, obs: act(params, encode(params, obs)),
+        values=lambda params, obs: judge(params, encode(params, obs)),
+        policy_and_values=policy_and_values,
+    )
+
+
+class Initialization(NamedTuple):
+    """How the weights of each part are drawn. Static."""
+
+    body: Initializer
+    policy: Initializer
+    values: Initializer
+
+
+def orthogonal_initialization() -> Initialization:
+    """Draw orthogonal weights with gains √2, 0.01 and 1, as PPO implementations do.
+
+    Source: Andrychowicz et al. 2020, section 3.2, https://arxiv.org/abs/2006.05990.
+    """
+    return Initialization(orthogonal(math.sqrt(2)), orthogonal(0.01), orthogonal(1.0))
+
+
+def actor_critic(
+    spec: Spec,
+    streams: Sequence[str] = ("extrinsic",),
+    *,
+    hidden_units: int = 128,
+    num_layers: int = 2,
+    activation: Callable[[Tensor], Tensor] = swish,
+    initialization: Initialization | None = None,
+) -> ActorCritic:
+    """Build ML-Agents' actor and critic for vector observations, with a body each.
+
+    Args:
+      spec: sizes; every observation has one axis.
+      streams: names of the reward streams.
+      hidden_units: h ≥ 1, width of the bodies' layers.
+      num_layers: layers of each body.
+      activation: after every layer of the bodies.
+      initialization: ML-Agents' unless given.
+
+    Raises:
+      ValueError: an observation is no vector.
+    """
+    actor, critic = _heads(spec, streams, hidden_units, initialization)
+    body = partial(_body, spec, hidden_units, num_layers, activation, initialization)
+    return separate(_Chain(body=body(), head=actor), _Chain(body=body(), head=critic))
+
+
+def shared_actor_critic(
+    spec: Spec,
+    streams: Sequence[str] = ("extrinsic",),
+    *,
+    hidden_units: int = 128,
+    num_layers: int = 2,
+    activation: Callable[[Tensor], Tensor] = swish,
+    initialization: Initialization | None = None,
+) -> ActorCritic:
+    """Build `actor_critic` with one body for both: ML-Agents' `shared_critic`."""
+    actor, critic = _heads(spec, streams, hidden_units, initialization)
+    body = _body(spec, hidden_units, num_layers, activation, initialization)
+    return shared(body, actor, critic)
+
+
+def _body(
+    spec: Spec,
+    hidden_units: int,
+    num_layers: int,
+    activation: Callable[[Tensor], Tensor],
+    initialization: Initialization | None,
+) -> nn.Module:
+    for i, shape in enumerate(spec.obs):
+        if len(shape) != 1:
+            raise ValueError(f"`spec.obs[{i}]` must be the shape of a vector, got {shape}.")
+    inputs = sum(size for (size,) in spec.obs)
+    weight = initialization.body if initialization else KAIMING_NORMAL
+    return VectorBody(inputs, hidden_units, num_layers, activation, weight)
+
+
+def _heads(
+    spec: Spec, streams: Sequence[str], hidden_units: int, initialization: Initialization | None
+) -> tuple[nn.Module, nn.Module]:
+    if initialization is None:
+        return PolicyHead(hidden_units, spec.action), ValueHeads(hidden_units, streams)
+    policy, values = initialization.policy, initialization.values
+    actor = PolicyHead(hidden_units, spec.action, policy, policy)
+    return actor, ValueHeads(hidden_units, streams, values)
+
+
+class _Chain(nn.Module):
+    """A body, then a head, under these names."""
+
+    def __init__(self, body: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.body, self.head = body, head
+
+    def forward(self, obs: Obs) -> Any:
+        return self.head(self.body(obs))
+
+
+def _part(parts: nn.ModuleDict, name: str) -> Callable[[Params, Any], Any]:
+    module, prefix = parts[name], f"{name}."
+    names = [(own, prefix + own) for own, _ in module.named_parameters()]
+
+    def call(params: Params, x: Any) -> Any:
+        return functional_call(module, {own: params[full] for own, full in names}, (x,))
+
+    return call

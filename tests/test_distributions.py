@@ -1,0 +1,219 @@
+"""Distributions against torch.distributions, and what masks and sizes promise."""
+
+import math
+
+import chex
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from torch.distributions import Categorical, Normal, TanhTransform, TransformedDistribution
+
+from optinfra import distributions, random
+from optinfra.distributions import PolicyOutputs, hybrid
+from optinfra.types import Action, ActionSpec
+
+MODERATE = st.floats(-3, 3, width=32)
+WIDE = st.floats(-1, 2, width=32)  # ln σ for which the guards of 1e-7 are below the tolerances
+NOTHING = torch.zeros(5, 0)
+
+
+def floats(draw, *shape, elements=MODERATE):
+    return torch.from_numpy(draw(arrays(np.float32, shape, elements=elements)))
+
+
+@st.composite
+def gaussians(draw):
+    return floats(draw, 4, 3), floats(draw, 4, 3), floats(draw, 4, 3, elements=WIDE)
+
+
+@given(gaussians())
+def test_gaussian_log_prob_is_the_log_density(args):
+    x, mean, log_std = args
+    oracle = Normal(mean, log_std.exp()).log_prob(x)
+    torch.testing.assert_close(
+        distributions.gaussian_log_prob(x, mean, log_std), oracle, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_gaussian_log_prob_has_mlagents_guards_exactly():
+    std, x = 1e-3, 2e-3
+    got = distributions.gaussian_log_prob(
+        torch.tensor([x]), torch.tensor([0.0]), torch.tensor([math.log(std)])
+    )
+    expected = -(x**2) / (2 * std**2 + 1e-7) - math.log(std + 1e-7) - 0.5 * math.log(2 * math.pi)
+    assert got.item() == pytest.approx(expected, rel=1e-6)
+    assert got.item() != pytest.approx(Normal(0.0, std).log_prob(torch.tensor(x)).item(), rel=1e-3)
+
+
+@given(gaussians())
+def test_gaussian_entropy_is_the_differential_entropy(args):
+    _, mean, log_std = args
+    oracle = Normal(mean, log_std.exp()).entropy()
+    torch.testing.assert_close(
+        distributions.gaussian_entropy(log_std), oracle, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_gaussian_sample_has_the_mean_and_deviation_it_was_given():
+    rows = 20_000
+    mean, log_std = torch.tensor([1.0, -2.0]), torch.tensor([0.5, -1.0])
+    drawn = distributions.gaussian_sample(
+        mean.expand(rows, 2), log_std.expand(rows, 2), random.key(3)
+    )
+    error = log_std.exp() / math.sqrt(rows)  # of the mean; of the deviation it is 1/√2 of that
+    assert ((drawn.mean(0) - mean).abs() < 4 * error).all()
+    assert ((drawn.std(0) - log_std.exp()).abs() < 4 * error).all()
+
+
+@given(gaussians())
+def test_tanh_gaussian_log_prob_is_the_transformed_density(args):
+    x, mean, log_std = args
+    squashed = torch.tanh(x)
+    base = Normal(mean, log_std.exp())
+    oracle = TransformedDistribution(base, [TanhTransform(cache_size=1)])
+    torch.testing.assert_close(
+        distributions.tanh_gaussian_log_prob(squashed.double(), mean.double(), log_std.double()),
+        oracle.log_prob(squashed.double()),
+        rtol=1e-4,
+        atol=1e-3,
+    )
+
+
+@given(gaussians(), st.integers(0, 2**32 - 1))
+def test_tanh_gaussian_sample_comes_with_its_own_log_prob(args, seed):
+    _, mean, log_std = (x.double() / 3 for x in args)
+    x, log_prob = distributions.tanh_gaussian_sample(mean, log_std, random.key(seed))
+    assert (x.abs() <= 1).all()
+    inside = x.abs() < 1 - 1e-5  # nearer to ±1 the draw has lost the digits atanh would need
+    again = distributions.tanh_gaussian_log_prob(x, mean, log_std)
+    torch.testing.assert_close(log_prob[inside], again[inside], rtol=1e-3, atol=1e-3)
+
+
+def test_tanh_gaussian_log_prob_is_finite_at_the_ends():
+    x = torch.tensor([-1.0, 1.0])
+    assert distributions.tanh_gaussian_log_prob(x, torch.zeros(2), torch.zeros(2)).isfinite().all()
+
+
+@given(st.data())
+def test_branches_are_independent_categoricals(data):
+    sizes = tuple(data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
+    logits = floats(data.draw, 5, sum(sizes))
+    choices = torch.stack(
+        [
+            torch.tensor(data.draw(st.lists(st.integers(0, n - 1), min_size=5, max_size=5)))
+            for n in sizes
+        ],
+        -1,
+    )
+    oracles = [Categorical(logits=branch) for branch in logits.split(sizes, -1)]
+    log_prob = torch.stack([o.log_prob(c) for o, c in zip(oracles, choices.unbind(-1))], -1)
+    entropy = torch.stack([o.entropy() for o in oracles], -1)
+    mode = torch.stack([branch.argmax(-1) for branch in logits.split(sizes, -1)], -1)
+    close = {"rtol": 1e-4, "atol": 1e-4}  # ln(p + 1e-7) for p down to e⁻⁶/4
+    torch.testing.assert_close(
+        distributions.branches_log_prob(logits, choices, sizes), log_prob, **close
+    )
+    torch.testing.assert_close(distributions.branches_entropy(logits, sizes), entropy, **close)
+    assert torch.equal(distributions.branches_mode(logits, sizes), mode)
+    probs = torch.stack([o.probs.max(-1).values for o in oracles], -1)
+    torch.testing.assert_close(
+        distributions.branches_log_prob(logits, mode, sizes), probs.log(), **close
+    )
+
+
+def test_branches_sample_follows_the_probabilities():
+    rows, sizes = 20_000, (2, 3)
+    logits = torch.tensor([0.0, 1.0, -1.0, 0.5, 2.0])
+    drawn = distributions.branches_sample(logits.expand(rows, 5), sizes, random.key(1))
+    for branch, choices in zip(logits.split(sizes), drawn.unbind(-1)):
+        p = torch.softmax(branch, -1)
+        frequency = torch.bincount(choices, minlength=len(branch)) / rows
+        assert ((frequency - p).abs() < 4 * (p * (1 - p) / rows).sqrt()).all()
+    joint = (drawn[:, 0] == 1).float() * (drawn[:, 1] == 2)
+    p = torch.softmax(logits[:2], -1)[1] * torch.softmax(logits[2:], -1)[2]
+    assert abs(joint.mean() - p) < 4 * (p * (1 - p) / rows).sqrt()  # branches draw apart
+
+
+@given(st.data())
+def test_a_forbidden_choice_is_never_drawn_and_weighs_nothing(data):
+    sizes = (3, 2)
+    logits = floats(data.draw, 64, 5)
+    mask = torch.tensor([True, False, True, False, True])
+    masked = distributions.mask_logits(logits, mask.expand(64, 5))
+    drawn = distributions.branches_sample(masked, sizes, random.key(data.draw(st.integers(0, 99))))
+    assert (drawn[:, 0] != 1).all() and (drawn[:, 1] == 1).all()
+    left = torch.cat([logits[:, [0, 2]], logits[:, [4]]], -1)
+    torch.testing.assert_close(
+        distributions.branches_entropy(masked, sizes),
+        distributions.branches_entropy(left, (2, 1)),
+    )
+
+
+def test_a_branch_without_allowed_choice_is_uniform():
+    masked = distributions.mask_logits(torch.tensor([[5.0, 1.0]]), torch.zeros(1, 2).bool())
+    torch.testing.assert_close(torch.softmax(masked, -1), torch.tensor([[0.5, 0.5]]))
+
+
+@given(st.data())
+def test_hybrid_is_its_parts_side_by_side(data):
+    spec = ActionSpec(2, (3, 2))
+    outputs = PolicyOutputs(*(floats(data.draw, 5, width) for width in (2, 2, 5)))
+    both = hybrid(spec)
+    action, log_prob = both.sample(outputs, random.key(data.draw(st.integers(0, 99))))
+    continuous = distributions.gaussian_log_prob(action.continuous, outputs.mean, outputs.log_std)
+    discrete = distributions.branches_log_prob(outputs.logits, action.discrete, (3, 2))
+    assert torch.equal(log_prob, torch.cat([continuous, discrete], -1))
+    entropy = distributions.gaussian_entropy(outputs.log_std).mean(-1)
+    entropy = entropy + distributions.branches_entropy(outputs.logits, (3, 2)).sum(-1)
+    torch.testing.assert_close(both.entropy(outputs), entropy)
+    chex.assert_trees_all_equal(both.mode(outputs).continuous, outputs.mean)
+
+
+@pytest.mark.parametrize("spec", [ActionSpec(2), ActionSpec(0, (3,)), ActionSpec(1, (2, 2))])
+def test_hybrid_gives_parts_of_width_zero_where_the_spec_has_none(spec):
+    outputs = PolicyOutputs(
+        torch.zeros(5, spec.continuous),
+        torch.zeros(5, spec.continuous),
+        torch.zeros(5, spec.choices),
+    )
+    policy = hybrid(spec)
+    for action in (policy.sample(outputs, random.key(0))[0], policy.mode(outputs)):
+        assert action.continuous.shape == (5, spec.continuous)
+        assert action.discrete.shape == (5, len(spec.branches))
+        assert action.discrete.dtype == torch.int64
+        width = spec.continuous + len(spec.branches)
+        assert policy.log_prob(outputs, action).shape == (5, width)
+    assert policy.entropy(outputs).shape == (5,)
+
+
+def test_executed_actions_are_clipped_to_three_and_scaled_to_one():
+    raw = torch.tensor([[-9.0, -3.0, 0.3, 3.0, 4.0]])
+    done = hybrid(ActionSpec(5)).executed(Action(raw, torch.zeros(1, 0).long()))
+    torch.testing.assert_close(done.continuous, torch.tensor([[-1.0, -1.0, 0.1, 1.0, 1.0]]))
+
+
+@pytest.mark.parametrize("spec", [ActionSpec(), ActionSpec(-1, (2,)), ActionSpec(0, (2, 0))])
+def test_hybrid_refuses_an_impossible_spec(spec):
+    with pytest.raises(ValueError, match="`spec` must have a dimension or a branch"):
+        hybrid(spec)
+
+
+def test_branches_log_prob_takes_memory_proportional_to_the_rows():
+    rows, width = 4096, 8
+    logits, choices = torch.zeros(rows, width), torch.zeros(rows, 1).long()
+    with torch.profiler.profile(profile_memory=True) as profile:
+        distributions.branches_log_prob(logits, choices, (width,))
+    allocated = sum(max(event.self_cpu_memory_usage, 0) for event in profile.events())
+    assert allocated < 20 * rows * width * 4  # ML-Agents' gather takes rows² floats, 64 MiB here
+
+
+@pytest.mark.parametrize(
+    ("name", "logits", "choices"),
+    [("logits", (5, 4), (5, 2)), ("choices", (5, 5), (5, 3))],
+)
+def test_branches_log_prob_names_the_argument_whose_shape_is_wrong(name, logits, choices):
+    with pytest.raises(ValueError, match=rf"`{name}` must have shape \[\*B"):
+        distributions.branches_log_prob(torch.zeros(logits), torch.zeros(choices).long(), (3, 2))
