@@ -143,6 +143,39 @@ def trust_region_value_loss(
     return masked_mean(errors, mask)
 
 
+def squared_value_loss(
+    values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    clip_range: float | Tensor,
+    mask: Tensor,
+) -> Tensor:
+    """Compute the squared error of values, wherever they go.
+
+        L = mean (R − V)²      over valid rows
+
+    A trust region of ε holds values of far larger returns back: they move by ε a rollout.
+
+    Args:
+      values: `[*N]`. V, by the critic that learns.
+      old_values: not read; here so that either value loss can be chosen.
+      returns: `[*N]`. R, what the values should be.
+      clip_range: not read, likewise.
+      mask: `[*N]` bool. True counts.
+
+    Returns:
+      `[]`, in the squared unit of the returns; one reward stream, without a factor ½.
+
+    Raises:
+      ValueError: a shape disagrees with `values`; the message names which.
+      TypeError: `mask` is not bool.
+    """
+    del old_values, clip_range
+    require_shape("mask", mask, values.shape, "*N")
+    require_shape("returns", returns, values.shape, "*N")
+    return masked_mean((returns - _valid(values, mask)).square(), mask)
+
+
 def approx_kl(log_ratio: Tensor, mask: Tensor) -> Tensor:
     """Estimate the divergence KL(π_old ‖ π) from actions that π_old took.
 

@@ -94,6 +94,10 @@ LOSSES = {
         lambda *a: losses.trust_region_value_loss(*a[:3], 0.2, a[3]),
         value_arguments,
     ),
+    "squared_value_loss": (
+        lambda *a: losses.squared_value_loss(*a[:3], 0.2, a[3]),
+        value_arguments,
+    ),
     "approx_kl": (losses.approx_kl, lambda mask, seed: policy_arguments(mask, seed)[:1]),
     "clip_fraction": (
         lambda log_ratio, mask: losses.clip_fraction(log_ratio, 0.2, mask),
@@ -235,6 +239,15 @@ def test_value_loss_rewards_no_step_out_of_the_trust_region(value, slope):
     assert gradient.item() == pytest.approx(slope)
 
 
+@given(ROWS, SEEDS)
+def test_squared_value_loss_is_the_mean_squared_error_whatever_the_old_values(mask, seed):
+    values, old, returns = value_arguments(mask, seed)
+    pairs = zip(values.flatten().tolist(), returns.flatten().tolist())
+    expected = mean_over_valid([[(r - v) ** 2] for v, r in pairs], mask)
+    actual = losses.squared_value_loss(values, old, returns, 0.2, mask)
+    chex.assert_trees_all_close(actual, expected, rtol=1e-9, atol=1e-12)
+
+
 # Statistics
 
 
@@ -328,12 +341,17 @@ def test_surrogate_names_the_argument_whose_shape_is_wrong(surrogate, position, 
         surrogate(*arguments[:3], 0.2, arguments[3])
 
 
-@pytest.mark.parametrize(("position", "name"), [(1, "old_values"), (2, "returns"), (3, "mask")])
-def test_value_loss_names_the_argument_whose_shape_is_wrong(position, name):
+@pytest.mark.parametrize(
+    ("loss", "position", "name"),
+    [(losses.trust_region_value_loss, 1, "old_values"),
+     (losses.trust_region_value_loss, 2, "returns"), (losses.trust_region_value_loss, 3, "mask"),
+     (losses.squared_value_loss, 2, "returns"), (losses.squared_value_loss, 3, "mask")],
+)  # fmt: skip
+def test_value_loss_names_the_argument_whose_shape_is_wrong(loss, position, name):
     arguments = [torch.zeros(5), torch.zeros(5), torch.zeros(5), torch.ones(5, dtype=torch.bool)]
     arguments[position] = arguments[position][:4]
     with pytest.raises(ValueError, match=rf"`{name}` must have shape \[\*N\] = \[5\], got \[4\]"):
-        losses.trust_region_value_loss(*arguments[:3], 0.2, arguments[3])
+        loss(*arguments[:3], 0.2, arguments[3])
 
 
 def test_explained_variance_names_the_argument_whose_shape_is_wrong():

@@ -28,6 +28,7 @@ CASES = {
     "clipped_surrogate_per_dimension": Case(losses.clipped_surrogate_per_dimension, _policy),
     "clipped_surrogate": Case(losses.clipped_surrogate, _policy),
     "trust_region_value_loss": Case(losses.trust_region_value_loss, _values),
+    "squared_value_loss": Case(losses.squared_value_loss, _values),
     "approx_kl": Case(losses.approx_kl, lambda k: (_tensor(k, 0, 6, 3), MASK)),
     "clip_fraction": Case(
         losses.clip_fraction, lambda k: (_tensor(k, 0, 6, 3), CLIP_RANGE * (k + 1), MASK)

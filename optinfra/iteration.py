@@ -1,0 +1,188 @@
+"""One training iteration: everything between two rollouts, as one pure function."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from optinfra import random, tree
+from optinfra.check import require_dtype, require_number, require_shape
+from optinfra.learners import PPOBatch
+from optinfra.lift.epochs import Stage, epochs, unlifted
+from optinfra.losses import masked_mean
+from optinfra.networks import name_hash
+from optinfra.returns import gae
+from optinfra.types import Action, Key, Learner, Obs, PyTree, Signal, Stats
+
+
+class Rollout(NamedTuple):
+    """What was collected since the last iteration; reward t belongs to action t."""
+
+    obs: Obs  # [T, *B, D_i] each
+    next_obs: Obs  # [T, *B, D_i] each, what really followed; the final one where an episode ended
+    action: Action  # [T, *B, A] and [T, *B, K], as drawn
+    action_mask: Tensor  # [T, *B, choices] bool, True where the choice is allowed
+    log_prob: Tensor  # [T, *B, A + K]
+    rewards: Tensor  # [T, *B], the environment's
+    terminated: Tensor  # [T, *B] bool, the episode ended by its own rules
+    truncated: Tensor  # [T, *B] bool, the episode was cut, by a time limit for example
+    mask: Tensor  # [T, *B] bool, False for a row that is no transition
+
+
+class IterationState(NamedTuple):
+    """What a checkpoint holds and an ensemble stacks."""
+
+    learner: PyTree
+    signals: dict[str, PyTree]  # by name
+    gae_lambda: Tensor  # [] float32 in [0, 1]
+
+
+class Iteration(NamedTuple):
+    """A training iteration: two pure functions and nothing else."""
+
+    init: Callable[[Key], IterationState]
+    update: Callable[[IterationState, Rollout], tuple[IterationState, Stats]]
+
+
+def iteration(
+    learner: Learner,
+    signals: Mapping[str, Signal],
+    *,
+    gae_lambda: float = 0.95,
+    time_horizon: int | None = None,
+    num_epochs: int = 3,
+    batch_size: int = 1024,
+    stage: Stage = unlifted,
+) -> Iteration:
+    """Compose signals, values, advantages and epochs of updates into one function.
+
+    Per stream: rewards = strength · evaluate(rollout), advantages by GAE with the stream's
+    γ, returns = advantages + values. The policy's advantage is the mean over the streams.
+    The normaliser sees the rollout before it is valued, as in ML-Agents.
+
+    Args:
+      learner: an on-policy learner of `PPOBatch`es whose values have the signals' names.
+      signals: by the name of their stream.
+      gae_lambda: λ in [0, 1].
+      time_horizon: advantages are cut and bootstrapped every so many steps of the rollout;
+        not at all unless given.
+      num_epochs: passes over the rollout.
+      batch_size: rows per minibatch, at most T · B.
+      stage: applied to each function the iteration consists of, such as `lift.compiled`;
+        for a compiled ensemble: `lambda f: compiled(ensemble(f))`.
+
+    Returns:
+      An `Iteration`. Its stats are those of the learner and of the signals, and per stream
+      `<name>_reward` and `<name>_value`, means over the valid rows.
+
+    Raises:
+      ValueError: a number is out of range; or, from `update`, a shape disagrees.
+    """
+    require_number("gae_lambda", gae_lambda, 0.0, 1.0)
+    if time_horizon is not None and time_horizon < 1:
+        raise ValueError(f"`time_horizon` must be at least 1, got {time_horizon}.")
+
+    hashes = {name: name_hash(name) for name in signals}
+
+    def init(key: Key) -> IterationState:
+        key_learner, key_signals = random.split(key).unbind()
+        return IterationState(
+            learner=learner.init(key_learner),
+            signals={
+                name: signal.init(random.fold_in(key_signals, hashes[name]))
+                for name, signal in signals.items()
+            },
+            gae_lambda=torch.tensor(gae_lambda, device=key.device),
+        )
+
+    def prepare(state: IterationState, rollout: Rollout) -> tuple[IterationState, PPOBatch, Stats]:
+        _check_rollout(rollout)
+        rollout = tree.where(rollout.mask, rollout, tree.map(torch.zeros_like, rollout))
+        learnt = learner.observe(state.learner, rollout.obs, rollout.mask)
+        learnt = learnt._replace(steps=learnt.steps + rollout.mask.sum())
+        state = state._replace(learner=learnt)
+        batch, stats = _valued(learner, signals, state, _cut(rollout, time_horizon))
+        state, signal_stats = _learn_signals(signals, state, rollout)
+        return state, _as_rows(batch, rollout.mask.ndim), stats | signal_stats
+
+    prepare = stage(prepare)
+    update_epochs = epochs(
+        learner, num_epochs=num_epochs, batch_size=batch_size, stage=stage
+    ).update
+
+    def update(state: IterationState, rollout: Rollout) -> tuple[IterationState, Stats]:
+        state, batch, stats = prepare(state, rollout)
+        learnt, learner_stats = update_epochs(state.learner, batch)
+        return state._replace(learner=learnt), stats | learner_stats
+
+    return Iteration(init, update)
+
+
+def _cut(rollout: Rollout, time_horizon: int | None) -> Rollout:
+    """Mark where advantages end: at real ends, at the horizon, at rows that are no transition."""
+    truncated = rollout.truncated | ~rollout.mask
+    if time_horizon is not None:
+        step = torch.arange(1, rollout.mask.shape[0] + 1, device=rollout.mask.device)
+        at_horizon = step % time_horizon == 0
+        truncated = truncated | at_horizon.reshape(-1, *[1] * (rollout.mask.ndim - 1))
+    return rollout._replace(truncated=truncated)
+
+
+def _valued(
+    learner: Learner, signals: Mapping[str, Signal], state: IterationState, rollout: Rollout
+) -> tuple[PPOBatch, Stats]:
+    values = learner.values(state.learner.params, rollout.obs)
+    next_values = learner.values(state.learner.params, rollout.next_obs)
+    advantages, returns, stats = {}, {}, {}
+    for name, signal in signals.items():
+        own = state.signals[name]
+        rewards = own.strength * signal.evaluate(own, rollout)
+        advantages[name] = gae(
+            rewards,
+            values[name],
+            next_values[name],
+            rollout.terminated,
+            rollout.truncated,
+            discount=own.gamma,
+            gae_lambda=state.gae_lambda,
+        )
+        returns[name] = advantages[name] + values[name]
+        stats[f"{name}_reward"] = masked_mean(rewards, rollout.mask)
+        stats[f"{name}_value"] = masked_mean(values[name], rollout.mask)
+    batch = PPOBatch(
+        obs=rollout.obs,
+        action=rollout.action,
+        action_mask=rollout.action_mask,
+        log_prob=rollout.log_prob,
+        advantages=torch.stack(list(advantages.values())).mean(0),
+        values=values,
+        returns=returns,
+        mask=rollout.mask,
+    )
+    return batch, stats
+
+
+def _learn_signals(
+    signals: Mapping[str, Signal], state: IterationState, rollout: Rollout
+) -> tuple[IterationState, Stats]:
+    learnt: dict[str, PyTree] = {}
+    stats: Stats = {}
+    for name, signal in signals.items():
+        learnt[name], signal_stats = signal.update(state.signals[name], rollout)
+        stats |= signal_stats
+    return state._replace(signals=learnt), stats
+
+
+def _as_rows(batch: PPOBatch, axes: int) -> PPOBatch:
+    """Fold time and what follows it into one axis of rows: `[T, *B, …]` becomes `[N, …]`."""
+    return tree.map(lambda x: x.flatten(0, axes - 1), batch)
+
+
+def _check_rollout(rollout: Rollout) -> None:
+    rows = rollout.mask.shape
+    require_dtype("mask", rollout.mask, torch.bool)
+    for name in ("terminated", "truncated"):
+        require_dtype(name, getattr(rollout, name), torch.bool)
+    for name in ("rewards", "terminated", "truncated"):
+        require_shape(name, getattr(rollout, name), rows, "T, *B")

@@ -1,0 +1,318 @@
+"""Proximal policy optimisation, as ML-Agents does it."""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value
+
+from optinfra import moments, random, tree
+from optinfra.check import require_dtype, require_number, require_shape, require_trailing
+from optinfra.distributions import Distribution, hybrid, mask_logits
+from optinfra.losses import (
+    approx_kl,
+    clip_fraction,
+    clipped_surrogate_per_dimension,
+    explained_variance,
+    masked_mean,
+    trust_region_value_loss,
+)
+from optinfra.moments import Moments
+from optinfra.networks import ActorCritic
+from optinfra.schedules import constant
+from optinfra.transforms import global_norm, scale_by_adam, skip_nonfinite
+from optinfra.types import (
+    Act,
+    Action,
+    Key,
+    Learner,
+    Obs,
+    Params,
+    PyTree,
+    Schedule,
+    Spec,
+    Stats,
+    TrajectoryValues,
+    Transform,
+)
+
+Clipped = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]  # (new, old, aim, ε, mask)
+
+
+class PPOParams(NamedTuple):
+    """All that acting and valuing read."""
+
+    weights: Params
+    moments: tuple[Moments, ...]  # one per observation; () without a normaliser
+
+
+class PPOHyper(NamedTuple):
+    """What may differ from member to member of an ensemble."""
+
+    learning_rate: PyTree  # state of its schedule
+    clip_range: PyTree  # state of its schedule
+    entropy_coef: PyTree  # state of its schedule
+    value_coef: Tensor  # [] float32
+
+
+class PPOState(NamedTuple):
+    """Everything that changes between updates."""
+
+    params: PPOParams
+    opt: PyTree  # state of the transform
+    hyper: PPOHyper
+    steps: Tensor  # [] int64, environment steps so far: the time of the schedules
+    key: Key
+
+
+class PPOBatch(NamedTuple):
+    """One minibatch of rows, or a whole rollout of them."""
+
+    obs: Obs  # [*N, D_i] each
+    action: Action  # [*N, A] and [*N, K], as drawn
+    action_mask: Tensor  # [*N, choices] bool, True where the choice is allowed
+    log_prob: Tensor  # [*N, A + K], when the action was drawn
+    advantages: Tensor  # [*N], already normalised
+    values: dict[str, Tensor]  # [*N] by stream, when the action was drawn
+    returns: dict[str, Tensor]  # [*N] by stream
+    mask: Tensor  # [*N] bool, True where the row counts
+
+
+class HasObs(Protocol):
+    """Whatever carries a trajectory's observations."""
+
+    obs: Obs  # [T, *B, D_i] each
+
+
+def ppo(
+    network: ActorCritic,
+    spec: Spec,
+    *,
+    learning_rate: Schedule | float = 3e-4,
+    clip_range: Schedule | float = 0.2,
+    entropy_coef: Schedule | float = 5e-3,
+    value_coef: float = 0.5,
+    transform: Transform | None = None,
+    surrogate: Clipped = clipped_surrogate_per_dimension,
+    value_loss: Clipped = trust_region_value_loss,
+    normalize: bool = False,
+) -> Learner:
+    """Maximise the clipped surrogate, fit the values, keep some entropy.
+
+        L = L_policy + c_v · mean over streams of L_value − β · mean entropy
+        w ← w − η · u,  u the transform of ∇L
+
+    Args:
+      network: policy and values; the streams are those it has values for.
+      spec: sizes of observations and actions.
+      learning_rate: η ≥ 0, per environment step where it is a schedule.
+      clip_range: ε > 0 of the surrogate and of the value loss, likewise.
+      entropy_coef: β ≥ 0, likewise.
+      value_coef: c_v ≥ 0.
+      transform: gradient to direction, uphill and without the learning rate; Adam with
+        non-finite steps skipped unless given.
+      surrogate: `losses.clipped_surrogate_per_dimension` or `losses.clipped_surrogate`.
+      value_loss: `losses.trust_region_value_loss` or `losses.squared_value_loss`.
+      normalize: whether observations pass a running normaliser first.
+
+    Returns:
+      A `Learner` over `PPOState` and `PPOBatch`. Its stats, all `[]`: `policy_loss`,
+      `value_loss` (mean over streams, without c_v), `entropy`, `approx_kl`,
+      `clip_fraction`, `explained_variance`, `grad_norm`, `learning_rate`, `clip_range`,
+      `entropy_coef`.
+
+    Raises:
+      ValueError: a number is out of range; or, from `update`, a shape disagrees.
+
+    Source: Schulman et al. 2017, eq. 9, https://arxiv.org/abs/1707.06347.
+    """
+    require_number("value_coef", value_coef, 0.0)
+    rule = _Rule(
+        network=network,
+        spec=spec,
+        distribution=hybrid(spec.action),
+        transform=transform or skip_nonfinite(scale_by_adam()),
+        surrogate=surrogate,
+        value_loss=value_loss,
+        schedules=_Scheduled(
+            _as_schedule("learning_rate", learning_rate),
+            _as_schedule("clip_range", clip_range),
+            _as_schedule("entropy_coef", entropy_coef),
+        ),
+        value_coef=value_coef,
+        normalize=normalize,
+    )
+    return Learner(
+        init=lambda key: _init(rule, key),
+        act=lambda params, obs, memory, key: _act(rule, params, obs, memory, key),
+        greedy=lambda params, obs, memory: _greedy(rule, params, obs, memory),
+        observe=_observe,
+        values=lambda params, obs: _values(rule, params, obs),
+        update=lambda state, batch: _update(rule, state, batch),
+        trajectory_values=lambda params, batch, next_obs, done: _trajectory_values(
+            rule, params, batch, next_obs, done
+        ),
+    )
+
+
+class _Scheduled(NamedTuple):
+    """The scheduled hyperparameters: their schedules, or their values at one moment."""
+
+    learning_rate: Any
+    clip_range: Any
+    entropy_coef: Any
+
+
+class _Rule(NamedTuple):
+    """What is static about one PPO."""
+
+    network: ActorCritic
+    spec: Spec
+    distribution: Distribution
+    transform: Transform
+    surrogate: Clipped
+    value_loss: Clipped
+    schedules: _Scheduled
+    value_coef: float
+    normalize: bool
+
+
+def _init(rule: _Rule, key: Key) -> PPOState:
+    key, key_weights = random.split(key).unbind()
+    weights = rule.network.init(key_weights)
+    running = tuple(moments.init(shape, device=key.device) for shape in rule.spec.obs)
+    hyper = PPOHyper(
+        learning_rate=rule.schedules.learning_rate.init(),
+        clip_range=rule.schedules.clip_range.init(),
+        entropy_coef=rule.schedules.entropy_coef.init(),
+        value_coef=torch.tensor(rule.value_coef),
+    )
+    return PPOState(
+        params=PPOParams(weights, running if rule.normalize else ()),
+        opt=rule.transform.init(weights),
+        hyper=tree.map(lambda x: x.to(key.device), hyper),
+        steps=torch.zeros((), dtype=torch.int64, device=key.device),
+        key=key,
+    )
+
+
+def _act(rule: _Rule, params: PPOParams, obs: Obs, memory: PyTree, key: Key) -> Act:
+    outputs = rule.network.policy(params.weights, _normalized(rule, params, obs))
+    action, log_prob = rule.distribution.sample(outputs, key)
+    return Act(action, rule.distribution.executed(action), log_prob, memory)
+
+
+def _greedy(rule: _Rule, params: PPOParams, obs: Obs, memory: PyTree) -> Act:
+    outputs = rule.network.policy(params.weights, _normalized(rule, params, obs))
+    action = rule.distribution.mode(outputs)
+    log_prob = rule.distribution.log_prob(outputs, action)
+    return Act(action, rule.distribution.executed(action), log_prob, memory)
+
+
+def _observe(state: PPOState, obs: Obs, mask: Tensor) -> PPOState:
+    running = tuple(moments.update(m, x, mask) for m, x in zip(state.params.moments, obs))
+    return state._replace(params=state.params._replace(moments=running))
+
+
+def _values(rule: _Rule, params: PPOParams, obs: Obs) -> dict[str, Tensor]:
+    return rule.network.values(params.weights, _normalized(rule, params, obs))
+
+
+def _normalized(rule: _Rule, params: PPOParams, obs: Obs) -> Obs:
+    _check_obs(rule.spec, obs)
+    if not rule.normalize:
+        return obs
+    return tuple(moments.normalize(m, x) for m, x in zip(params.moments, obs))
+
+
+def _trajectory_values(
+    rule: _Rule, params: PPOParams, batch: HasObs, next_obs: Obs, done: Tensor
+) -> TrajectoryValues:
+    bootstrap = _values(rule, params, next_obs)
+    bootstrap = {name: torch.where(done, 0.0, value) for name, value in bootstrap.items()}
+    return TrajectoryValues(_values(rule, params, batch.obs), bootstrap, (), ())
+
+
+def _update(rule: _Rule, state: PPOState, batch: PPOBatch) -> tuple[PPOState, Stats]:
+    _check_batch(rule.spec, batch)
+    # What a masked row holds must not reach a gradient, not even as 0 · NaN.
+    batch = tree.where(batch.mask, batch, tree.map(torch.zeros_like, batch))
+    scheduled = zip(rule.schedules, state.hyper)
+    now = _Scheduled(*(schedule.value(hyper, state.steps) for schedule, hyper in scheduled))
+    weights = state.params.weights
+
+    loss = partial(_loss, rule, state, now, batch)
+    grads, (_, stats) = grad_and_value(loss, has_aux=True)(weights)
+    opt, directions = rule.transform.update(state.opt, grads, weights)
+    weights = tree.map(lambda w, u: w - now.learning_rate * u, weights, directions)
+    stats = stats | {"grad_norm": global_norm(grads)} | now._asdict()
+    return state._replace(params=state.params._replace(weights=weights), opt=opt), stats
+
+
+def _loss(
+    rule: _Rule, state: PPOState, now: _Scheduled, batch: PPOBatch, weights: Params
+) -> tuple[Tensor, Stats]:
+    obs = _normalized(rule, state.params, batch.obs)
+    outputs, values = rule.network.policy_and_values(weights, obs)
+    outputs = outputs._replace(logits=mask_logits(outputs.logits, batch.action_mask))
+    log_prob = rule.distribution.log_prob(outputs, batch.action)
+    entropy = masked_mean(rule.distribution.entropy(outputs), batch.mask)
+    policy_loss = rule.surrogate(
+        log_prob, batch.log_prob, batch.advantages, now.clip_range, batch.mask
+    )
+    value_loss = _mean_over_streams(
+        rule.value_loss(
+            values[name], batch.values[name], batch.returns[name], now.clip_range, batch.mask
+        )
+        for name in values
+    )
+    total = policy_loss + state.hyper.value_coef * value_loss - now.entropy_coef * entropy
+    explained = _mean_over_streams(
+        explained_variance(batch.values[name], batch.returns[name], batch.mask) for name in values
+    )
+    log_ratio = log_prob - batch.log_prob
+    stats = {
+        "policy_loss": policy_loss,
+        "value_loss": value_loss,
+        "entropy": entropy,
+        "approx_kl": approx_kl(log_ratio, batch.mask),
+        "clip_fraction": clip_fraction(log_ratio, now.clip_range, batch.mask),
+        "explained_variance": explained,
+    }
+    return total, {name: stat.detach() for name, stat in stats.items()}
+
+
+def _mean_over_streams(xs: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(xs)).mean()
+
+
+def _as_schedule(name: str, value: Schedule | float) -> Schedule:
+    if isinstance(value, Schedule):
+        return value
+    require_number(name, value, 0.0)
+    return constant(value)
+
+
+def _check_obs(spec: Spec, obs: Obs) -> None:
+    if len(obs) != len(spec.obs):
+        raise ValueError(f"`obs` must have {len(spec.obs)} observations, got {len(obs)}.")
+    for i, (x, shape) in enumerate(zip(obs, spec.obs)):
+        require_trailing(f"obs[{i}]", x, shape)
+
+
+def _check_batch(spec: Spec, batch: PPOBatch) -> None:
+    rows = batch.mask.shape
+    sizes = spec.action
+    width = sizes.continuous + len(sizes.branches)
+    require_dtype("mask", batch.mask, torch.bool)
+    require_dtype("action_mask", batch.action_mask, torch.bool)
+    require_shape("action.continuous", batch.action.continuous, (*rows, sizes.continuous))
+    require_shape("action.discrete", batch.action.discrete, (*rows, len(sizes.branches)))
+    require_shape("action_mask", batch.action_mask, (*rows, sizes.choices))
+    require_shape("log_prob", batch.log_prob, (*rows, width))
+    require_shape("advantages", batch.advantages, rows)
+    for name in batch.values:
+        require_shape(f"values[{name!r}]", batch.values[name], rows)
+        require_shape(f"returns[{name!r}]", batch.returns[name], rows)

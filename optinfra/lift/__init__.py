@@ -1,0 +1,6 @@
+"""Combinators: from pure functions to pure functions, from learner to learner."""
+
+from optinfra.lift.compiled import compiled as compiled
+from optinfra.lift.ensemble import ensemble as ensemble
+from optinfra.lift.ensemble import members as members
+from optinfra.lift.epochs import epochs as epochs

@@ -1,0 +1,83 @@
+"""Small learners, batches and rollouts that several tests use."""
+
+import torch
+
+from optinfra import networks, random, tree
+from optinfra.iteration import Rollout, iteration
+from optinfra.learners import PPOBatch, ppo
+from optinfra.signals import extrinsic
+from optinfra.types import Action, ActionSpec, Spec
+
+SPEC = Spec(obs=((3,), (2,)), action=ActionSpec(2, (3, 2)))
+STREAMS = ("extrinsic",)
+
+
+def network(build=networks.actor_critic, spec=SPEC):
+    return build(spec, STREAMS, hidden_units=8, num_layers=1)
+
+
+def learner(spec=SPEC, **options):
+    return ppo(network(spec=spec), spec, **({"learning_rate": 1e-2, "normalize": True} | options))
+
+
+def key(k):
+    return torch.tensor([3 * k, 7 * k + 1])
+
+
+def normal(seed, *shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def action(seed, rows, spec=SPEC):
+    sizes = spec.action
+    return Action(
+        normal(seed, *rows, sizes.continuous),
+        (normal(seed + 1, *rows, len(sizes.branches)) > 0).long(),
+    )
+
+
+def batch(seed, *rows, spec=SPEC):
+    """Rows of random numbers; about a quarter of them masked."""
+    width = spec.action.continuous + len(spec.action.branches)
+    return PPOBatch(
+        obs=tuple(normal(seed + i, *rows, *shape) for i, shape in enumerate(spec.obs)),
+        action=action(seed + 10, rows, spec),
+        action_mask=torch.ones(*rows, spec.action.choices, dtype=torch.bool),
+        log_prob=normal(seed + 20, *rows, width) * 0.1 - 1.0,
+        advantages=normal(seed + 30, *rows),
+        values={name: normal(seed + 40, *rows) for name in STREAMS},
+        returns={name: normal(seed + 50, *rows) for name in STREAMS},
+        mask=normal(seed + 60, *rows) > -0.7,
+    )
+
+
+def rollout(seed, *rows, spec=SPEC):
+    """A rollout `[T, *B]` of random numbers with ends of both kinds in it."""
+    flat = batch(seed, *rows, spec=spec)
+    return Rollout(
+        obs=flat.obs,
+        next_obs=tuple(normal(seed + 70 + i, *x.shape) for i, x in enumerate(flat.obs)),
+        action=flat.action,
+        action_mask=flat.action_mask,
+        log_prob=flat.log_prob,
+        rewards=normal(seed + 80, *rows),
+        terminated=normal(seed + 81, *rows) > 1.3,
+        truncated=normal(seed + 82, *rows) > 1.3,
+        mask=flat.mask,
+    )
+
+
+def small_iteration(**options):
+    return iteration(
+        learner(),
+        {"extrinsic": extrinsic()},
+        **({"num_epochs": 2, "batch_size": 4} | options),
+    )
+
+
+def stacked(make, *seeds):
+    return tree.stack([make(seed) for seed in seeds])
+
+
+def state(k, learner=None):
+    return (learner or globals()["learner"]()).init(random.key(k))

@@ -1,0 +1,250 @@
+"""What the lifts promise: members apart, epochs in order, compiled or not the same."""
+
+import subprocess
+import sys
+import warnings
+
+import chex
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optinfra import moments, random, tree
+from optinfra.iteration import iteration
+from optinfra.learners import ppo
+from optinfra.lift import compiled, ensemble, epochs, members
+from optinfra.signals import extrinsic
+from optinfra.types import Learner
+from tests import examples
+
+LEARNER = examples.learner()
+CLOSE = {"rtol": 1e-5, "atol": 1e-6}
+
+
+def states(*seeds):
+    return tree.stack([examples.state(seed, LEARNER) for seed in seeds])
+
+
+# --- ensemble -----------------------------------------------------------------------------
+
+
+def test_ensemble_of_a_learner_is_a_learner_whose_members_equal_single_ones():
+    many = ensemble(LEARNER)
+    assert isinstance(many, Learner)
+    state = many.init(random.split(random.key(1), 3))
+    batches = examples.stacked(lambda seed: examples.batch(seed, 9), 1, 2, 3)
+    state_after, stats = many.update(state, batches)
+    alone = [LEARNER.update(s, b) for s, b in zip(members(state), members(batches))]
+    chex.assert_trees_all_close((state_after, stats), tree.stack(alone), **CLOSE)
+
+
+def test_ensemble_sweeps_every_hyperparameter():
+    sweeps = {
+        "learning_rate": lambda h, x: h._replace(learning_rate=h.learning_rate._replace(value=x)),
+        "clip_range": lambda h, x: h._replace(clip_range=h.clip_range._replace(value=x)),
+        "entropy_coef": lambda h, x: h._replace(entropy_coef=h.entropy_coef._replace(value=x)),
+        "value_coef": lambda h, x: h._replace(value_coef=x),
+    }
+    numbers = torch.tensor([1e-3, 0.05, 0.3])
+    batch = examples.batch(3, 9)
+    start = examples.state(0, LEARNER)
+    for name, put in sweeps.items():
+        alone = [start._replace(hyper=put(start.hyper, x)) for x in numbers.unbind()]
+        swept, _ = ensemble(LEARNER).update(tree.stack(alone), tree.stack([batch] * 3))
+        expected = tree.stack([LEARNER.update(state, batch)[0] for state in alone])
+        chex.assert_trees_all_close(swept, expected, **CLOSE)
+        moved = [(w[0] != w[2]).any() for w in swept.params.weights.values()]
+        assert any(moved), f"{name} made no difference"
+
+
+def test_iteration_sweeps_gamma_lambda_and_strength():
+    one = examples.small_iteration()
+    start, rollout = one.init(random.key(0)), examples.rollout(5, 6, 2)
+
+    def put(state, gamma, strength, gae_lambda):
+        signal = state.signals["extrinsic"]._replace(gamma=gamma, strength=strength)
+        return state._replace(signals={"extrinsic": signal}, gae_lambda=gae_lambda)
+
+    sweep = torch.tensor([[0.9, 1.0, 0.95], [0.5, 1.0, 0.95], [0.9, 3.0, 0.95], [0.9, 1.0, 0.1]])
+    alone = [put(start, *row.unbind()) for row in sweep.unbind()]
+    swept = ensemble(one).update(tree.stack(alone), tree.stack([rollout] * 4))
+    expected = tree.stack([one.update(state, rollout) for state in alone])
+    chex.assert_trees_all_close(swept, expected, **CLOSE)
+    critic = swept[0].learner.params.weights["critic.head.heads.extrinsic.weight"]
+    assert all((critic[0] != critic[i]).any() for i in (1, 2, 3))
+
+
+@given(st.integers(0, 2))
+def test_what_happens_to_one_member_changes_no_bit_of_another(broken):
+    update = ensemble(LEARNER).update
+    state = states(1, 2, 3)
+    batches = examples.stacked(lambda seed: examples.batch(seed, 9), 1, 2, 3)
+    hit = torch.arange(3) == broken
+    poisoned = batches._replace(
+        advantages=torch.where(hit[:, None], torch.nan, batches.advantages),
+        obs=tuple(torch.where(hit[:, None, None], torch.inf, x) for x in batches.obs),
+    )
+    healthy, sick = update(state, batches)[0], update(state, poisoned)[0]
+    for k in set(range(3)) - {broken}:
+        chex.assert_trees_all_equal(tree.take(healthy, k), tree.take(sick, k))
+    unmoved = tree.take(state, broken).params, tree.take(sick, broken).params
+    chex.assert_trees_all_equal(*unmoved)  # its own step was skipped
+
+
+def test_members_undoes_stacking():
+    single = [examples.state(k) for k in range(3)]
+    for alone, member in zip(single, members(tree.stack(single)), strict=True):
+        chex.assert_trees_all_equal(alone, member)
+
+
+# --- epochs -------------------------------------------------------------------------------
+
+
+def counting_learner():
+    """A learner that changes nothing but reports the rows it was given."""
+
+    def update(state, batch):
+        return state, {"rows": batch.obs[0][:, 0], "advantages": batch.advantages}
+
+    return LEARNER._replace(update=update)
+
+
+@given(st.integers(1, 3), st.integers(1, 5), st.integers(5, 17))
+def test_epochs_visit_each_row_at_most_once_per_epoch(num_epochs, batch_size, rows):
+    seen = []
+
+    def update(state, batch):
+        seen.append(batch.obs[0][:, 0].long())
+        return state, {"nothing": torch.zeros(())}
+
+    numbered = examples.batch(0, rows)
+    numbered = numbered._replace(
+        obs=(torch.arange(rows).float()[:, None].expand(rows, 3), numbered.obs[1])
+    )
+    epochs(LEARNER._replace(update=update), num_epochs=num_epochs, batch_size=batch_size).update(
+        examples.state(0), numbered
+    )
+    count = rows // batch_size
+    assert len(seen) == num_epochs * count
+    for epoch in range(num_epochs):
+        visited = torch.cat(seen[epoch * count : (epoch + 1) * count])
+        assert visited.numel() == visited.unique().numel() == count * batch_size
+
+
+def test_epochs_shuffle_anew_each_epoch_and_each_call():
+    orders = []
+
+    def update(state, batch):
+        orders.append(batch.advantages)
+        return state, {"nothing": torch.zeros(())}
+
+    lifted = epochs(LEARNER._replace(update=update), num_epochs=2, batch_size=32)
+    batch, state = examples.batch(0, 32), examples.state(0)
+    state, _ = lifted.update(state, batch)
+    lifted.update(state, batch)
+    assert all(not torch.equal(a, b) for i, a in enumerate(orders) for b in orders[:i])
+
+
+def test_epochs_normalise_advantages_over_the_valid_rows_of_the_rollout():
+    batch = examples.batch(0, 16)
+    lifted = epochs(counting_learner(), num_epochs=1, batch_size=16)
+    _, stats = lifted.update(examples.state(0), batch._replace(obs=(batch.obs[0], batch.obs[1])))
+    expected = moments.standardize(batch.advantages, batch.mask)
+    torch.testing.assert_close(stats["advantages"].sort().values, expected.sort().values)
+    valid = batch.advantages[batch.mask]
+    torch.testing.assert_close(
+        expected[batch.mask], (valid - valid.mean()) / valid.std(unbiased=False)
+    )
+
+
+def test_epochs_report_the_mean_over_their_minibatches():
+    reports = iter(torch.tensor([1.0, 2.0, 6.0]).unbind())
+    noisy = LEARNER._replace(update=lambda state, batch: (state, {"loss": next(reports)}))
+    _, stats = epochs(noisy, num_epochs=1, batch_size=3).update(
+        examples.state(0), examples.batch(0, 10)
+    )
+    assert stats["loss"] == 3.0
+
+
+def test_epochs_refuse_what_cannot_be():
+    with pytest.raises(ValueError, match="`num_epochs` must be at least 1, got 0"):
+        epochs(LEARNER, num_epochs=0, batch_size=1)
+    with pytest.raises(ValueError, match="`batch_size` must be at least 1, got -2"):
+        epochs(LEARNER, num_epochs=1, batch_size=-2)
+    with pytest.raises(ValueError, match="`batch` must have at least 8 rows, got 5"):
+        epochs(LEARNER, num_epochs=1, batch_size=8).update(examples.state(0), examples.batch(0, 5))
+
+
+# --- compiled -----------------------------------------------------------------------------
+
+
+def lifted_iteration(stage):
+    return iteration(
+        examples.learner(), {"extrinsic": extrinsic()}, num_epochs=2, batch_size=4, stage=stage
+    )
+
+
+@pytest.mark.inductor
+def test_compiled_iteration_equals_the_eager_one():
+    eager, fast = examples.small_iteration(), lifted_iteration(compiled)
+    state, rollout = eager.init(random.key(0)), examples.rollout(5, 4, 2)
+    chex.assert_trees_all_close(fast.update(state, rollout), eager.update(state, rollout), **CLOSE)
+
+
+@pytest.mark.inductor
+def test_compiled_ensemble_of_stages_equals_a_loop_of_eager_iterations():
+    one = examples.small_iteration()
+    many = lifted_iteration(lambda f: compiled(ensemble(f)))
+    starts = [one.init(random.key(k)) for k in range(3)]
+    rollouts = [examples.rollout(9 * k, 4, 2) for k in range(3)]
+    lifted = many.update(tree.stack(starts), tree.stack(rollouts))
+    alone = tree.stack([one.update(s, r) for s, r in zip(starts, rollouts)])
+    chex.assert_trees_all_close(lifted, alone, **CLOSE)
+
+
+WITHOUT_COMPILER = """
+import warnings
+import torch
+from optinfra.lift import compiled
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    double = compiled(lambda x: (2 * x).sin())
+    for _ in range(3):
+        assert torch.allclose(double(torch.ones(3)), torch.full((3,), 2.0).sin())
+named = [str(w.message) for w in caught if "C++ compiler" in str(w.message)]
+assert len(named) == 1, named
+"""
+
+
+def test_without_a_compiler_compiled_functions_run_eagerly_and_warn_once(tmp_path):
+    env = {"PATH": str(tmp_path), "CXX": str(tmp_path / "missing"), "HOME": str(tmp_path)}
+    env["TORCHINDUCTOR_CACHE_DIR"] = str(tmp_path / "cache")
+    run = subprocess.run(
+        [sys.executable, "-c", WITHOUT_COMPILER], env=env, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_compiled_passes_other_errors_on():
+    def wrong(x):
+        raise ValueError("`x` must be something else")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(Exception, match="`x` must be something else"):
+            compiled(wrong)(torch.ones(2))
+
+
+def test_many_compiled_learners_of_one_factory_do_not_share_a_recompile_limit():
+    x = torch.ones(3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for k in range(12):  # torch gives up after 8 variants of one code object
+            add = compiled(lambda x, k=k: x + k)
+            torch.testing.assert_close(add(x), x + k)
+
+
+def test_ppo_refuses_a_negative_number():
+    with pytest.raises(ValueError, match=r"`learning_rate` must lie in \[0.0, inf\), got -1"):
+        ppo(examples.network(), examples.SPEC, learning_rate=-1.0)
