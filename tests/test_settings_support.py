@@ -1,0 +1,134 @@
+"""What cannot take effect is refused or noted by name."""
+
+import re
+
+import pytest
+from pydantic import BaseModel
+
+from optinfra import settings
+from optinfra.settings import (
+    SettingsError,
+    dump,
+    load,
+    require_supported,
+)
+from optinfra.settings.support import REFUSED as REFUSED_RULES
+from optinfra.settings.support import UNUSED as UNUSED_RULES
+from tests.settings_cases import CONFIGS, nest, only
+
+
+def test_what_is_not_supported_is_refused_by_name():
+    curiosity = only({"reward_signals": {"extrinsic": {}, "curiosity": {}}})
+    assert curiosity.reward_signals.by_name.keys() == {"extrinsic", "curiosity"}
+    for name, lines in {
+        "3DBallSAC": ['trainer_type = "sac": only ppo is trained yet.'],
+        "DungeonEscape": ['trainer_type = "poca": only ppo is trained yet.'],
+        "Hallway": ["network_settings.memory: recurrent networks are not trained yet. Remove the"],
+    }.items():
+        run = load(CONFIGS / f"{name}.yaml")
+        behavior = next(iter(run.behaviors))
+        with pytest.raises(SettingsError) as error:
+            require_supported(run, behavior)
+        assert len(error.value.problems) == len(lines)
+        for problem, line in zip(error.value.problems, lines):
+            assert problem.startswith(f"behaviors.{behavior}.{line}")
+
+
+@pytest.mark.filterwarnings("ignore:.*encoding_size")
+def test_everything_that_is_not_supported_is_refused_at_once():
+    run = load(CONFIGS / "PyramidsImitation.yaml")
+    with pytest.raises(SettingsError) as error:
+        require_supported(run, "Pyramids")
+    named = [line.split(":")[0] for line in error.value.problems]
+    paths = ["reward_signals.curiosity", "reward_signals.gail", "behavioral_cloning"]
+    assert named == [f"behaviors.Pyramids.{path}" for path in paths]
+
+
+REFUSED = [
+    ("behaviors.a.self_play", {}),
+    ("behaviors.a.init_path", "x"),
+    ("behaviors.a.reward_signals.rnd", {}),
+    ("behaviors.a.network_settings.deterministic", True),
+    ("environment_parameters", {"g": 1}),
+    ("env_settings.env_path", "build"),
+    ("env_settings.env_args", ["-x"]),
+    ("env_settings.num_areas", 2),
+    ("checkpoint_settings.initialize_from", "x"),
+    ("checkpoint_settings.inference", True),
+]
+UNUSED = [
+    ("behaviors.a.threaded", True),
+    ("behaviors.a.network_settings.vis_encode_type", "resnet"),
+    ("behaviors.a.network_settings.goal_conditioning_type", "none"),
+    ("behaviors.a.reward_signals.extrinsic.network_settings", {"num_layers": 3}),
+    ("env_settings.base_port", 5006),
+    ("env_settings.timeout_wait", 5),
+    ("env_settings.max_lifetime_restarts", 5),
+    ("env_settings.restarts_rate_limit_n", 5),
+    ("env_settings.restarts_rate_limit_period_s", 5),
+    ("engine_settings", {"time_scale": 5}),
+    ("debug", True),
+]
+HONOURED = [
+    ("behaviors.a.max_steps", 7),
+    ("behaviors.a.network_settings.normalize", True),
+    ("behaviors.a.reward_signals.extrinsic.gamma", 0.5),
+    ("env_settings.num_envs", 8),
+    ("env_settings.seed", 3),
+    ("checkpoint_settings.run_id", "x"),
+    ("torch_settings.device", "cpu"),
+    ("optinfra.compile", "on"),
+]
+
+
+def supported(path, value):
+    data = nest(path, value)
+    data.setdefault("behaviors", {"a": {}})
+    return require_supported(load(data), "a")
+
+
+@pytest.mark.parametrize(("path", "value"), REFUSED)
+def test_a_setting_that_would_have_to_take_effect_is_refused(path, value):
+    with pytest.raises(SettingsError, match=rf"^{re.escape(path)}( = .+)?: .+\.$"):
+        supported(path, value)
+
+
+@pytest.mark.parametrize(("path", "value"), UNUSED)
+def test_a_setting_without_effect_is_noted(path, value):
+    (line,) = supported(path, value)
+    assert re.match(rf"{re.escape(path)} = .+: no effect: .+\.$", line)
+
+
+@pytest.mark.parametrize(("path", "value"), HONOURED)
+def test_a_setting_that_is_honoured_is_not_noted(path, value):
+    assert supported(path, value) == ()
+
+
+def test_a_note_of_a_block_names_what_was_changed_in_it():
+    (line,) = supported("engine_settings", {"time_scale": 5, "width": 84})
+    assert line.startswith('engine_settings = {"time_scale": 5.0}: no effect')
+
+
+def test_what_is_not_there_is_not_noted(monkeypatch):
+    monkeypatch.setattr("optinfra.settings.support.REFUSED", ())
+    assert supported("behaviors.a.reward_signals.rnd", {}) == ()
+
+
+def test_a_default_that_is_written_out_is_neither_refused_nor_noted():
+    run = load(dump(load({"behaviors": {"a": {}}})))
+    assert require_supported(run, "a") == ()
+
+
+def leaves(model, path=""):
+    for name, field in model.model_fields.items():
+        inner = [t for t in (field.annotation, *getattr(field.annotation, "__args__", ()))
+                 if isinstance(t, type) and issubclass(t, BaseModel)]  # fmt: skip
+        yield from (
+            (f"{path}{name}.{x}" for t in inner for x in leaves(t)) if inner else [path + name]
+        )
+
+
+def test_every_rule_of_the_table_names_a_setting():
+    known = [*leaves(settings.TrainerSettings), *leaves(settings.RunSettings)]
+    for rule in (*REFUSED_RULES, *UNUSED_RULES):
+        assert any(f"{path}.".startswith(f"{rule.path}.") for path in known), rule.path
