@@ -1,0 +1,246 @@
+"""The command `optinfra`: train, evaluate, plot."""
+
+import argparse
+import math
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, NoReturn
+
+from optinfra.version import VERSION
+
+INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
+FAILED = 1
+DEFAULT_CONFIG = "default"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status."""
+    options = _parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _as_interrupt)
+    try:
+        return options.run(options)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except ModuleNotFoundError as error:
+        return _fail(str(error))
+    except Exception as error:
+        if not _is_expected(error):
+            raise
+        return _fail(str(error))
+
+
+def _train(options: argparse.Namespace) -> int:
+    from optinfra import settings
+    from optinfra.train import folders
+    from optinfra.train.loop import drawn_seed, train
+
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        run = settings.load(_configured(options))
+        name, behavior = settings.choose_behavior(run, options.behavior)
+        for notice in settings.require_supported(run, name):
+            print(f"note: {notice}")
+    resume = run.checkpoint_settings.resume
+    seed = run.env_settings.seed
+    env_settings = run.env_settings.model_copy(update={"seed": drawn_seed() if seed < 0 else seed})
+    run = run.model_copy(update={"behaviors": {name: behavior}, "env_settings": env_settings})
+    device = _device(run.torch_settings.device)
+    folder = _resumed(options, run) if resume else folders.begin(run, name, options.run_dir)
+    outcome = train(run, name, folder, device=device, resume=resume)
+    result = f"{outcome.steps:,} steps, {outcome.episodes:,} episodes"
+    if not math.isnan(outcome.mean_return):
+        result += f", mean return {outcome.mean_return:.1f} over the last 100"
+    if outcome.interrupted:
+        print(f"Interrupted after {result}. Saved in {folder}.")
+        print(f"Go on with: optinfra train --resume --run-dir {folder}")
+        return INTERRUPTED
+    print(f"Done: {result}. Settings, metrics, curve and checkpoints lie in {folder}.")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from optinfra.train.evaluate import evaluate
+
+    result = evaluate(
+        options.run_folder,
+        episodes=options.episodes,
+        stochastic=options.stochastic,
+        seed=options.seed,
+        device=_device(options.device),
+    )
+    kind = "drawn" if options.stochastic else "likeliest"
+    interval = (
+        "" if math.isnan(result.half_width) else f" ± {result.half_width:.1f} (95 % interval)"
+    )
+    print(
+        f"mean return {result.mean:.1f}{interval}, {len(result.returns)} episodes, {kind} actions, "
+        f"min {min(result.returns):.1f}, max {max(result.returns):.1f}, "
+        f"policy of step {result.steps:,}"
+    )
+    return 0
+
+
+def _plot(options: argparse.Namespace) -> int:
+    from optinfra.train import folders
+    from optinfra.train.plots import learning_curve
+
+    single = len(options.run_folders) == 1
+    default = options.run_folders[0] / folders.CURVE if single else Path("learning_curves.png")
+    output = options.output or default
+    for folder in options.run_folders:
+        folders.settings_of(folder)
+    learning_curve({str(path): path / folders.METRICS for path in options.run_folders}, output)
+    print(output)
+    return 0
+
+
+def _configured(options: argparse.Namespace) -> Any:
+    """Lay the command's options over the file it names, over the run's, or over what is shipped."""
+    from optinfra import settings
+    from optinfra.train import folders
+
+    if options.config is not None:
+        source = settings.read(options.config)
+    elif options.resume and options.run_dir is not None:
+        folders.settings_of(options.run_dir)  # complains if there is no run
+        source = settings.read(options.run_dir / folders.CONFIGURATION)
+    else:
+        source = settings.read(_shipped(options.env or "CartPole-v1"))
+    assignments = list(options.set)
+    for path, value in (
+        ("optinfra.env", options.env),
+        ("max_steps", options.steps),
+        ("env_settings.seed", options.seed),
+        ("torch_settings.device", options.device),
+        ("checkpoint_settings.resume", options.resume or None),
+        ("checkpoint_settings.force", options.force or None),
+    ):
+        if value is not None:
+            assignments.append(f"{path}={str(value).lower() if value is True else value}")
+    return settings.override(source, assignments, options.behavior)
+
+
+def _shipped(env: str) -> Path:
+    """Find the shipped configuration for an environment: its own, or the default one."""
+    shipped = resources.files("optinfra") / "configs"
+    name = env.removeprefix("tensor:").replace("/", "-")
+    own = shipped / f"{name}.yaml"
+    return Path(str(own if own.is_file() else shipped / f"{DEFAULT_CONFIG}.yaml"))
+
+
+def _resumed(options: argparse.Namespace, run: Any) -> Path:
+    from optinfra.train import folders
+    from optinfra.train.errors import RunError
+
+    settings = run.checkpoint_settings
+    if options.run_dir is None and "run_id" not in settings.model_fields_set:
+        raise RunError("--resume needs the folder of a run: add --run-dir FOLDER.")
+    folder = options.run_dir or Path(settings.results_dir) / settings.run_id
+    folders.settings_of(folder)
+    return folder
+
+
+def _device(name: str | None) -> Any:
+    import torch
+
+    from optinfra.train.errors import RunError
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros((), device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise RunError(f"device {name}: cannot be used here: {reason}") from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="optinfra", description="Train reinforcement-learning agents."
+    )
+    parser.add_argument("--version", action="version", version=f"optinfra {VERSION}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_train(commands.add_parser("train", help="train an agent (PPO on CartPole by default)"))
+    _add_evaluate(commands.add_parser("evaluate", help="measure a trained policy"))
+    _add_plot(commands.add_parser("plot", help="draw the learning curves of runs"))
+    return parser
+
+
+def _add_train(train: argparse.ArgumentParser) -> None:
+    train.set_defaults(run=_train)
+    train.add_argument("config", nargs="?", type=Path, help="YAML file in ML-Agents' schema")
+    train.add_argument("--behavior", metavar="NAME", help="which behaviour of the file to train")
+    train.add_argument("--env", metavar="ID", help="Gymnasium id, or tensor:CartPole-v1 and such")
+    train.add_argument("--steps", type=_positive, metavar="N", help="environment steps in all")
+    train.add_argument("--seed", type=_not_negative, metavar="N", help="drawn if not given")
+    train.add_argument("--run-dir", type=Path, metavar="D", help="folder of the run")
+    train.add_argument("--resume", action="store_true", help="go on with the run in --run-dir")
+    train.add_argument("--force", action="store_true", help="overwrite the run in --run-dir")
+    train.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, …")
+    train.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change one setting, such as hyperparameters.learning_rate=1e-3; may be repeated",
+    )
+
+
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    evaluate.set_defaults(run=_evaluate)
+    evaluate.add_argument("run_folder", type=Path, metavar="RUN", help="folder of the run")
+    evaluate.add_argument("--episodes", type=_positive, default=100, metavar="N")
+    evaluate.add_argument("--stochastic", action="store_true", help="draw actions as in training")
+    evaluate.add_argument("--seed", type=_not_negative, default=0, metavar="N")
+    evaluate.add_argument("--device", metavar="D")
+
+
+def _add_plot(plot: argparse.ArgumentParser) -> None:
+    plot.set_defaults(run=_plot)
+    plot.add_argument("run_folders", type=Path, nargs="+", metavar="RUN", help="folders of runs")
+    plot.add_argument("--output", type=Path, metavar="FILE", help="PNG to write")
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
+    return number
+
+
+def _not_negative(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
+    return number
+
+
+def _is_expected(error: Exception) -> bool:
+    """Whether an error is one that its text explains to the user."""
+    from optinfra.checkpoint import CheckpointError
+    from optinfra.settings import SettingsError
+    from optinfra.train.errors import RunError
+
+    return isinstance(error, SettingsError | CheckpointError | RunError)
+
+
+def _fail(text: str) -> int:
+    for line in text.splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    return FAILED
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+def _as_interrupt(*_: Any) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Loops: from settings to a finished run, its folder and its report."""

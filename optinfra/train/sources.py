@@ -1,0 +1,154 @@
+"""Where rollouts come from: tensor environments or Gymnasium's, behind one face."""
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from optinfra import random, tree
+from optinfra.envs import Env, Episode, GymnasiumVector, VectorStep
+from optinfra.iteration import Rollout
+from optinfra.lift.epochs import Stage
+from optinfra.train.collect import Collector, Policy, collector, every_choice
+from optinfra.types import Action, Key, Obs, PyTree, Spec
+
+Ended = list[Episode]  # the episodes that ended, in the order of time
+
+
+class Source(Protocol):
+    """Collects rollouts. What it needs to go on is its state, apart from a running simulator."""
+
+    exact: bool  # whether collecting goes on from a saved state as if never stopped
+
+    def init(self, key: Key) -> PyTree:
+        """Begin episodes."""
+
+    def collect(self, state: PyTree, params: PyTree) -> tuple[PyTree, Rollout, Ended]:
+        """Act for one rollout."""
+
+    def close(self) -> None:
+        """Release the environments."""
+
+
+class TensorSource:
+    """Rollouts of an environment written in tensors: everything is in the state."""
+
+    exact = True
+
+    def __init__(
+        self, env: Env, policy: Policy, *, num_envs: int, num_steps: int, stage: Stage
+    ) -> None:
+        """Prepare B = `num_envs` copies and rollouts of T = `num_steps`."""
+        self._collector: Collector = collector(
+            env, policy, num_envs=num_envs, num_steps=num_steps, stage=stage
+        )
+
+    def init(self, key: Key) -> PyTree:
+        """Begin an episode in every copy."""
+        return self._collector.init(key)
+
+    def collect(self, state: PyTree, params: PyTree) -> tuple[PyTree, Rollout, Ended]:
+        """Act T times in every copy."""
+        state, (rollout, episodes) = self._collector.collect(state, params)
+        envs = episodes.ended.nonzero()[:, 1].tolist()
+        returns = episodes.returns[episodes.ended].tolist()
+        lengths = episodes.lengths[episodes.ended].tolist()
+        return state, rollout, [Episode(*each) for each in zip(envs, returns, lengths)]
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to release."""
+
+
+class GymnasiumState(NamedTuple):
+    """What a checkpoint can hold of a Gymnasium environment: nothing of the simulation."""
+
+    key: Key
+
+
+class GymnasiumSource:
+    """Rollouts of a Gymnasium vector environment: the simulation itself cannot be saved."""
+
+    exact = False
+
+    def __init__(
+        self, envs: GymnasiumVector, policy: Policy, *, num_steps: int, stage: Stage, seed: int
+    ) -> None:
+        """Seed and reset the environments; rollouts have T = `num_steps`."""
+
+        def explore(key: Key, params: PyTree, obs: Obs) -> tuple[Key, Action, Action, Tensor]:
+            key, key_act = random.split(key).unbind()
+            act = policy(params, obs, (), key_act)
+            return key, act.action, act.executed, act.log_prob
+
+        self._envs, self._explore, self._steps = envs, stage(explore), num_steps
+        self._obs = envs.reset(seed=seed)
+
+    def init(self, key: Key) -> GymnasiumState:
+        """Begin with this key."""
+        return GymnasiumState(key)
+
+    def collect(
+        self, state: GymnasiumState, params: PyTree
+    ) -> tuple[GymnasiumState, Rollout, Ended]:
+        """Act T times in every environment."""
+        device = state.key.device
+        key, ended = state.key, Ended()
+        buffer = _Buffer(self._envs.spec, self._steps, self._envs.num_envs)
+        acts = []
+        for t in range(self._steps):
+            obs = tuple(torch.from_numpy(x).to(device) for x in self._obs)
+            key, action, executed, log_prob = self._explore(key, params, obs)
+            step = self._envs.step(tree.map(Tensor.cpu, executed))
+            buffer.put(t, self._obs, step)
+            acts.append((action, log_prob))
+            self._obs = step.obs
+            ended += step.episodes
+        action, log_prob = tree.stack(acts)
+        rollout = buffer.rollout(action, log_prob, self._envs.spec, device)
+        return GymnasiumState(key), rollout, ended
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._envs.close()
+
+
+class _Buffer:
+    """Arrays `[T, B, …]` that one rollout fills."""
+
+    def __init__(self, spec: Spec, steps: int, envs: int) -> None:
+        def array(*shape: int, dtype: Any = np.float32) -> np.ndarray:
+            return np.empty((steps, envs, *shape), dtype=dtype)
+
+        self._obs = [array(*shape) for shape in spec.obs]
+        self._next_obs = [array(*shape) for shape in spec.obs]
+        self._rewards = array()
+        self._flags = [array(dtype=bool) for _ in range(3)]
+
+    def put(self, t: int, obs: tuple[np.ndarray, ...], step: VectorStep) -> None:
+        for rows, x in zip(self._obs + self._next_obs, obs + step.next_obs):
+            rows[t] = x
+        self._rewards[t] = step.reward
+        for rows, flag in zip(self._flags, (step.terminated, step.truncated, step.mask)):
+            rows[t] = flag
+
+    def rollout(
+        self, action: Action, log_prob: Tensor, spec: Spec, device: torch.device
+    ) -> Rollout:
+        def tensor(array: np.ndarray) -> Tensor:
+            return torch.from_numpy(array).to(device)
+
+        steps, envs = self._rewards.shape
+        everything = every_choice(spec, steps * envs, device)
+        terminated, truncated, mask = map(tensor, self._flags)
+        return Rollout(
+            obs=tuple(map(tensor, self._obs)),
+            next_obs=tuple(map(tensor, self._next_obs)),
+            action=action,
+            action_mask=everything.reshape(steps, envs, spec.action.choices),
+            log_prob=log_prob,
+            rewards=tensor(self._rewards),
+            terminated=terminated,
+            truncated=truncated,
+            mask=mask,
+        )
