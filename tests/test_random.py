@@ -368,13 +368,16 @@ def test_draws_on_cuda_equal_those_on_cpu():
 def test_draws_follow_the_device_of_their_key():
     key = random.key(1, device="meta")
     drawn = everything(key, torch.tensor(3.0, device="meta"))
-    numbers = (
+    bounds = (
         random.uniform(key, (2,), minval=-1.0),
+        random.uniform(key, (2,), minval=torch.zeros(2), maxval=torch.ones(2)),
         random.randint(key, (2,), 0, 3),
+        random.randint(key, (2,), torch.zeros(2).long(), torch.ones(2).long()),
         random.bernoulli(key, 0.5),
+        random.bernoulli(key, torch.zeros(2)),
         random.fold_in(key, 3),
     )
-    for x in (key, *drawn[0], *drawn[1], *numbers):
+    for x in (key, *drawn[0], *drawn[1], *bounds):
         assert x.device.type == "meta"
 
 
