@@ -4,7 +4,7 @@ optree sorts the keys of a dict, torch's own pytree keeps the order of insertion
 leaves of the one are never paired with leaves of the other.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import optree
@@ -49,6 +49,29 @@ def named_leaves(tree: Any) -> dict[str, Tensor]:
     accessors, values, _ = optree.tree_flatten_with_accessor(tree)
     names = ["/".join(str(getattr(e, "field", e.entry)) for e in path) for path in accessors]
     return dict(zip(names, values))
+
+
+def replace(tree: Any, values: Mapping[str, Any]) -> Any:
+    """Put other leaves in the place of some: to schedule a hyperparameter by hand, or to sweep it.
+
+        state = tree.replace(state, {"hyper/learning_rate/value": torch.tensor(1e-4)})
+
+    Args:
+      tree: not changed.
+      values: new leaves by the names of `named_leaves`.
+
+    Returns:
+      A tree of the same structure.
+
+    Raises:
+      ValueError: there is no leaf of a name; the message lists those that end alike.
+    """
+    named = named_leaves(tree)
+    for name in values.keys() - named.keys():
+        last = name.rpartition("/")[2]
+        alike = [other for other in named if last in other] or list(named)
+        raise ValueError(f"`values` must name leaves, got {name!r}. There are {', '.join(alike)}.")
+    return unflatten(tree, list((named | values).values()))
 
 
 def unflatten(like: Any, values: Sequence[Tensor]) -> Any:

@@ -40,17 +40,13 @@ def test_ensemble_of_a_learner_is_a_learner_whose_members_equal_single_ones():
 
 
 def test_ensemble_sweeps_every_hyperparameter():
-    sweeps = {
-        "learning_rate": lambda h, x: h._replace(learning_rate=h.learning_rate._replace(value=x)),
-        "clip_range": lambda h, x: h._replace(clip_range=h.clip_range._replace(value=x)),
-        "entropy_coef": lambda h, x: h._replace(entropy_coef=h.entropy_coef._replace(value=x)),
-        "value_coef": lambda h, x: h._replace(value_coef=x),
-    }
+    hyper = [name for name in tree.named_leaves(states(0)) if name.startswith("hyper/")]
+    assert len(hyper) == 4
     numbers = torch.tensor([1e-3, 0.05, 0.3])
     batch = examples.batch(3, 9)
     start = examples.state(0, LEARNER)
-    for name, put in sweeps.items():
-        alone = [start._replace(hyper=put(start.hyper, x)) for x in numbers.unbind()]
+    for name in hyper:
+        alone = [tree.replace(start, {name: x}) for x in numbers.unbind()]
         swept, _ = ensemble(LEARNER).update(tree.stack(alone), tree.stack([batch] * 3))
         expected = tree.stack([LEARNER.update(state, batch)[0] for state in alone])
         chex.assert_trees_all_close(swept, expected, **CLOSE)
@@ -62,12 +58,9 @@ def test_iteration_sweeps_gamma_lambda_and_strength():
     one = examples.small_iteration()
     start, rollout = one.init(random.key(0)), examples.rollout(5, 6, 2)
 
-    def put(state, gamma, strength, gae_lambda):
-        signal = state.signals["extrinsic"]._replace(gamma=gamma, strength=strength)
-        return state._replace(signals={"extrinsic": signal}, gae_lambda=gae_lambda)
-
+    names = ("signals/extrinsic/gamma", "signals/extrinsic/strength", "gae_lambda")
     sweep = torch.tensor([[0.9, 1.0, 0.95], [0.5, 1.0, 0.95], [0.9, 3.0, 0.95], [0.9, 1.0, 0.1]])
-    alone = [put(start, *row.unbind()) for row in sweep.unbind()]
+    alone = [tree.replace(start, dict(zip(names, row.unbind()))) for row in sweep.unbind()]
     swept = ensemble(one).update(tree.stack(alone), tree.stack([rollout] * 4))
     expected = tree.stack([one.update(state, rollout) for state in alone])
     chex.assert_trees_all_close(swept, expected, **CLOSE)

@@ -1,0 +1,48 @@
+"""Laws of the pytree verbs."""
+
+import chex
+import pytest
+import torch
+
+from optinfra import tree
+from tests import examples
+
+STATE = examples.state(0)
+
+
+def test_named_leaves_are_the_leaves_under_the_names_of_their_fields():
+    named = tree.named_leaves(STATE)
+    assert list(map(id, named.values())) == list(map(id, tree.leaves(STATE)))
+    assert named["hyper/learning_rate/value"] is STATE.hyper.learning_rate.value
+    assert named["params/weights/actor.head.log_std"] is STATE.params.weights["actor.head.log_std"]
+
+
+def test_replace_changes_the_named_leaf_and_no_other():
+    new = torch.tensor(0.5)
+    replaced = tree.replace(STATE, {"hyper/value_coef": new})
+    assert type(replaced) is type(STATE) and replaced.hyper.value_coef is new
+    expected = STATE._replace(hyper=STATE.hyper._replace(value_coef=new))
+    chex.assert_trees_all_equal(replaced, expected)
+    assert STATE.hyper.value_coef is not new
+
+
+def test_replace_refuses_a_name_that_is_none_and_lists_those_alike():
+    with pytest.raises(ValueError, match=r"got 'hyper/value_coeff'\. There are .*key"):
+        tree.replace(STATE, {"hyper/value_coeff": torch.zeros(())})
+    with pytest.raises(ValueError, match=r"got 'value_coef'\. There are hyper/value_coef\."):
+        tree.replace(STATE, {"value_coef": torch.zeros(())})
+
+
+def test_take_and_stack_are_inverse():
+    members = [examples.state(k) for k in range(3)]
+    stacked = tree.stack(members)
+    chex.assert_trees_all_equal([tree.take(stacked, k) for k in range(3)], members)
+
+
+def test_where_chooses_member_by_member_along_the_leading_axes():
+    a, b = (
+        {"x": torch.zeros(2, 3), "n": torch.zeros(2)},
+        {"x": torch.ones(2, 3), "n": torch.ones(2)},
+    )
+    chosen = tree.where(torch.tensor([True, False]), a, b)
+    assert chosen["x"].tolist() == [[0, 0, 0], [1, 1, 1]] and chosen["n"].tolist() == [0, 1]
