@@ -1,6 +1,6 @@
 """Proximal policy optimisation, as ML-Agents does it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -22,7 +22,7 @@ from optinfra.losses import (
 from optinfra.moments import Moments
 from optinfra.networks import ActorCritic
 from optinfra.schedules import constant
-from optinfra.transforms import global_norm, scale_by_adam, skip_nonfinite
+from optinfra.transforms import global_norm, raveled, scale_by_adam, skip_nonfinite
 from optinfra.types import (
     Act,
     Action,
@@ -121,10 +121,12 @@ def ppo(
       A `Learner` over `PPOState` and `PPOBatch`. Its stats, all `[]`: `policy_loss`,
       `value_loss` (mean over streams, without c_v), `entropy`, `approx_kl`,
       `clip_fraction`, `explained_variance`, `grad_norm`, `learning_rate`, `clip_range`,
-      `entropy_coef`.
+      `entropy_coef`. No gradient flows through an update: new weights are detached.
 
     Raises:
-      ValueError: a number is out of range; or, from `update`, a shape disagrees.
+      ValueError: a number is out of range; or, from the functions, a shape or the names of
+        the streams disagree, or an observation is missing.
+      TypeError: from the functions, a flag is not bool or a choice not int64.
 
     Source: Schulman et al. 2017, eq. 9, https://arxiv.org/abs/1707.06347.
     """
@@ -133,12 +135,12 @@ def ppo(
         network=network,
         spec=spec,
         distribution=hybrid(spec.action),
-        transform=transform or skip_nonfinite(scale_by_adam()),
+        transform=transform or skip_nonfinite(raveled(scale_by_adam())),
         surrogate=surrogate,
         value_loss=value_loss,
         schedules=_Scheduled(
             _as_schedule("learning_rate", learning_rate),
-            _as_schedule("clip_range", clip_range),
+            _as_schedule("clip_range", clip_range, open_low=True),
             _as_schedule("entropy_coef", entropy_coef),
         ),
         value_coef=value_coef,
@@ -148,7 +150,7 @@ def ppo(
         init=lambda key: _init(rule, key),
         act=lambda params, obs, memory, key: _act(rule, params, obs, memory, key),
         greedy=lambda params, obs, memory: _greedy(rule, params, obs, memory),
-        observe=_observe,
+        observe=lambda state, obs, mask: _observe(rule, state, obs, mask),
         values=lambda params, obs: _values(rule, params, obs),
         update=lambda state, batch: _update(rule, state, batch),
         trajectory_values=lambda params, batch, next_obs, done: _trajectory_values(
@@ -187,7 +189,7 @@ def _init(rule: _Rule, key: Key) -> PPOState:
         learning_rate=rule.schedules.learning_rate.init(),
         clip_range=rule.schedules.clip_range.init(),
         entropy_coef=rule.schedules.entropy_coef.init(),
-        value_coef=torch.tensor(rule.value_coef),
+        value_coef=torch.tensor(rule.value_coef, dtype=torch.float32),
     )
     return PPOState(
         params=PPOParams(weights, running if rule.normalize else ()),
@@ -211,7 +213,8 @@ def _greedy(rule: _Rule, params: PPOParams, obs: Obs, memory: PyTree) -> Act:
     return Act(action, rule.distribution.executed(action), log_prob, memory)
 
 
-def _observe(state: PPOState, obs: Obs, mask: Tensor) -> PPOState:
+def _observe(rule: _Rule, state: PPOState, obs: Obs, mask: Tensor) -> PPOState:
+    _check_obs(rule.spec, obs)
     running = tuple(moments.update(m, x, mask) for m, x in zip(state.params.moments, obs))
     return state._replace(params=state.params._replace(moments=running))
 
@@ -230,6 +233,7 @@ def _normalized(rule: _Rule, params: PPOParams, obs: Obs) -> Obs:
 def _trajectory_values(
     rule: _Rule, params: PPOParams, batch: HasObs, next_obs: Obs, done: Tensor
 ) -> TrajectoryValues:
+    require_dtype("done", done, torch.bool)
     bootstrap = _values(rule, params, next_obs)
     bootstrap = {name: torch.where(done, 0.0, value) for name, value in bootstrap.items()}
     return TrajectoryValues(_values(rule, params, batch.obs), bootstrap, (), ())
@@ -239,9 +243,10 @@ def _update(rule: _Rule, state: PPOState, batch: PPOBatch) -> tuple[PPOState, St
     _check_batch(rule.spec, batch)
     # What a masked row holds must not reach a gradient, not even as 0 · NaN.
     batch = tree.where(batch.mask, batch, tree.map(torch.zeros_like, batch))
+    # Otherwise parameters that require a gradient would keep the graph of every update so far.
+    batch, weights = tree.map(Tensor.detach, (batch, state.params.weights))
     scheduled = zip(rule.schedules, state.hyper)
     now = _Scheduled(*(schedule.value(hyper, state.steps) for schedule, hyper in scheduled))
-    weights = state.params.weights
 
     loss = partial(_loss, rule, state, now, batch)
     grads, (_, stats) = grad_and_value(loss, has_aux=True)(weights)
@@ -256,6 +261,7 @@ def _loss(
 ) -> tuple[Tensor, Stats]:
     obs = _normalized(rule, state.params, batch.obs)
     outputs, values = rule.network.policy_and_values(weights, obs)
+    _check_streams(values, batch)
     outputs = outputs._replace(logits=mask_logits(outputs.logits, batch.action_mask))
     log_prob = rule.distribution.log_prob(outputs, batch.action)
     entropy = masked_mean(rule.distribution.entropy(outputs), batch.mask)
@@ -288,10 +294,10 @@ def _mean_over_streams(xs: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(xs)).mean()
 
 
-def _as_schedule(name: str, value: Schedule | float) -> Schedule:
+def _as_schedule(name: str, value: Schedule | float, *, open_low: bool = False) -> Schedule:
     if isinstance(value, Schedule):
         return value
-    require_number(name, value, 0.0)
+    require_number(name, value, 0.0, open_low=open_low)
     return constant(value)
 
 
@@ -308,11 +314,24 @@ def _check_batch(spec: Spec, batch: PPOBatch) -> None:
     width = sizes.continuous + len(sizes.branches)
     require_dtype("mask", batch.mask, torch.bool)
     require_dtype("action_mask", batch.action_mask, torch.bool)
+    require_dtype("action.discrete", batch.action.discrete, torch.int64)
+    _check_obs(spec, batch.obs)
+    for i, (x, shape) in enumerate(zip(batch.obs, spec.obs)):
+        require_shape(f"obs[{i}]", x, (*rows, *shape))
     require_shape("action.continuous", batch.action.continuous, (*rows, sizes.continuous))
     require_shape("action.discrete", batch.action.discrete, (*rows, len(sizes.branches)))
     require_shape("action_mask", batch.action_mask, (*rows, sizes.choices))
     require_shape("log_prob", batch.log_prob, (*rows, width))
     require_shape("advantages", batch.advantages, rows)
-    for name in batch.values:
-        require_shape(f"values[{name!r}]", batch.values[name], rows)
-        require_shape(f"returns[{name!r}]", batch.returns[name], rows)
+    for column, streams in (("values", batch.values), ("returns", batch.returns)):
+        for name, x in streams.items():
+            require_shape(f"{column}[{name!r}]", x, rows)
+
+
+def _check_streams(values: Mapping[str, Tensor], batch: PPOBatch) -> None:
+    for column, streams in (("values", batch.values), ("returns", batch.returns)):
+        if set(streams) != set(values):
+            raise ValueError(
+                f"`{column}` must have the streams of the network, {sorted(values)}, "
+                f"got {sorted(streams)}."
+            )

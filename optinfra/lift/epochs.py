@@ -5,8 +5,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from optinfra import moments, random, tree
+from optinfra.check import require_leading
 from optinfra.types import Learner, Stats
 
 Stage = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -37,7 +39,8 @@ def epochs(
       The learner, with an `update` for batches of rows `[N]`, N ≥ `batch_size`.
 
     Raises:
-      ValueError: a number is less than 1; or, from `update`, fewer rows than `batch_size`.
+      ValueError: a number is less than 1; or, from `update`, there are fewer rows than
+        `batch_size`, or a column has more or fewer than the others.
     """
     for name, number in (("num_epochs", num_epochs), ("batch_size", batch_size)):
         if number < 1:
@@ -47,12 +50,15 @@ def epochs(
         rows = batch.mask.shape[0]
         if rows < batch_size:
             raise ValueError(f"`batch` must have at least {batch_size} rows, got {rows}.")
-        key, *keys = random.split(state.key, num_epochs + 1).unbind()
+        for name, column in batch._asdict().items():
+            for x in tree.leaves(column):
+                require_leading(name, x, (rows,), "N")
         count = rows // batch_size
-        orders = [random.permutation(k, rows)[: count * batch_size] for k in keys]
-        order = torch.stack(orders).reshape(num_epochs * count, batch_size)
+        keys = random.split(state.key, num_epochs + 1)
+        orders = vmap(lambda key: random.permutation(key, rows))(keys[1:])
+        order = orders[:, : count * batch_size].reshape(num_epochs * count, batch_size)
         advantages = moments.standardize(batch.advantages, batch.mask)
-        return state._replace(key=key), batch._replace(advantages=advantages), order
+        return state._replace(key=keys[0]), batch._replace(advantages=advantages), order
 
     def step(state: Any, batch: Any, rows: Tensor) -> tuple[Any, Stats]:
         return learner.update(state, tree.take(batch, rows))

@@ -99,4 +99,4 @@ def _transform(own: OptinfraSettings) -> Transform:
     adam = transforms.scale_by_adam()
     if own.max_grad_norm is not None:
         adam = transforms.chain(transforms.clip_by_global_norm(own.max_grad_norm), adam)
-    return transforms.skip_nonfinite(adam)
+    return transforms.skip_nonfinite(transforms.raveled(adam))
