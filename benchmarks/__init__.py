@@ -1,0 +1,1 @@
+"""optinfra beside its peers: `python -m benchmarks [NAME …]`."""

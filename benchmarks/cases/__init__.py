@@ -1,0 +1,14 @@
+"""The cases: each module has `tasks(quick)`; some have `remarks(quick)`, lines told beside."""
+
+CASES = {
+    "ppo_update": "one PPO update: obs 32, 4 continuous actions, 2×128 units",
+    "adam": "functional Adam on the parameters of that actor and critic",
+    "gae": "generalised advantage estimates, four shapes",
+    "ensemble": "one update of many vmapped members: 128 rows, obs 4, 2 actions, 2×64 units",
+    "training": "PPO on CartPole, environment steps per second with everything included",
+    "import": "what importing optinfra costs beside importing torch",
+    "random": "random numbers (information only)",
+}
+MODULES = {name: f"benchmarks.cases.{name}" for name in CASES} | {
+    "import": "benchmarks.cases.importing"
+}
