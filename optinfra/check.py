@@ -24,6 +24,13 @@ def require_trailing(name: str, x: Tensor, shape: Sequence[int]) -> None:
         raise ValueError(f"`{name}` must have shape [{expected}], got {list(x.shape)}.")
 
 
+def require_leading(name: str, x: Tensor, shape: Sequence[int], letters: str) -> None:
+    """Raise ValueError unless the first axes of `x`, called `letters`, are `shape`."""
+    if tuple(x.shape[: len(shape)]) != tuple(shape):
+        expected = f"[{letters}] = {list(shape)}"
+        raise ValueError(f"`{name}` must begin with the axes {expected}, got {list(x.shape)}.")
+
+
 def require_dtype(name: str, x: Tensor, *dtypes: torch.dtype) -> None:
     """Raise TypeError unless `x` has one of `dtypes`."""
     if x.dtype not in dtypes:

@@ -220,6 +220,9 @@ def branches_entropy(logits: Tensor, sizes: tuple[int, ...]) -> Tensor:
 
     Returns:
       `[*B, K]`.
+
+    Raises:
+      ValueError: the last axis of `logits` disagrees with `sizes`.
     """
     require_trailing("logits", logits, (sum(sizes),))
     probs = [torch.softmax(branch, -1) for branch in logits.split(sizes, -1)]
@@ -232,10 +235,13 @@ def branches_sample(logits: Tensor, sizes: tuple[int, ...], key: Key) -> Tensor:
     Args:
       logits: `[*B, N]`.
       sizes: n_k of each of the K branches.
-      key: `[2]`; branch k draws with `fold_in(key, k)`.
+      key: `[2]`; branch k draws with `fold_in(key, k)`, a single branch with `key` itself.
 
     Returns:
       `[*B, K]` int64.
+
+    Raises:
+      ValueError: the last axis of `logits` disagrees with `sizes`.
     """
     require_trailing("logits", logits, (sum(sizes),))
     branches = logits.split(sizes, -1)
@@ -254,7 +260,11 @@ def branches_mode(logits: Tensor, sizes: tuple[int, ...]) -> Tensor:
 
     Returns:
       `[*B, K]` int64.
+
+    Raises:
+      ValueError: the last axis of `logits` disagrees with `sizes`.
     """
+    require_trailing("logits", logits, (sum(sizes),))
     return torch.stack([branch.argmax(-1) for branch in logits.split(sizes, -1)], -1)
 
 
@@ -276,7 +286,8 @@ def hybrid(spec: ActionSpec) -> Distribution:
       `spec` does not have.
 
     Raises:
-      ValueError: `spec` is empty or a size is not positive.
+      ValueError: `spec` is empty or a size is not positive; or, from `log_prob`, the width
+        of an action is not the spec's.
     """
     continuous, sizes = spec.continuous > 0, spec.branches
     if min(spec.continuous, *sizes, 0) < 0 or 0 in sizes or not (continuous or sizes):
@@ -303,6 +314,8 @@ def hybrid(spec: ActionSpec) -> Distribution:
     def log_prob(outputs: PolicyOutputs, action: Action) -> Tensor:
         columns = []
         if continuous:
+            # A narrower action would be broadcast without a word.
+            require_trailing("action.continuous", action.continuous, (spec.continuous,))
             columns.append(gaussian_log_prob(action.continuous, outputs.mean, outputs.log_std))
         if sizes:
             columns.append(branches_log_prob(outputs.logits, action.discrete, sizes))

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from optinfra import random, tree
-from optinfra.check import require_dtype, require_number, require_shape
+from optinfra.check import require_dtype, require_leading, require_number, require_shape
 from optinfra.learners import PPOBatch
 from optinfra.lift.epochs import Stage, epochs, unlifted
 from optinfra.losses import masked_mean
@@ -59,7 +59,8 @@ def iteration(
 
     Per stream: rewards = strength · evaluate(rollout), advantages by GAE with the stream's
     γ, returns = advantages + values. The policy's advantage is the mean over the streams.
-    The normaliser sees the rollout before it is valued, as in ML-Agents.
+    The normaliser sees the rollout before it is valued, as in ML-Agents. A row that is no
+    transition changes nothing, whatever it holds: advantages end before it, as at a cut.
 
     Args:
       learner: an on-policy learner of `PPOBatch`es whose values have the signals' names.
@@ -77,11 +78,15 @@ def iteration(
       `<name>_reward` and `<name>_value`, means over the valid rows.
 
     Raises:
-      ValueError: a number is out of range; or, from `update`, a shape disagrees.
+      ValueError: a number is out of range, or there is no signal; or, from `update`, a
+        shape disagrees, or the signals are not those that the learner has values for.
+      TypeError: from `update`, a flag of the rollout is not bool.
     """
     require_number("gae_lambda", gae_lambda, 0.0, 1.0)
     if time_horizon is not None and time_horizon < 1:
         raise ValueError(f"`time_horizon` must be at least 1, got {time_horizon}.")
+    if not signals:
+        raise ValueError("`signals` must have at least one signal, got none.")
 
     hashes = {name: name_hash(name) for name in signals}
 
@@ -93,7 +98,7 @@ def iteration(
                 name: signal.init(random.fold_in(key_signals, hashes[name]))
                 for name, signal in signals.items()
             },
-            gae_lambda=torch.tensor(gae_lambda, device=key.device),
+            gae_lambda=torch.tensor(gae_lambda, dtype=torch.float32, device=key.device),
         )
 
     def prepare(state: IterationState, rollout: Rollout) -> tuple[IterationState, PPOBatch, Stats]:
@@ -102,7 +107,8 @@ def iteration(
         learnt = learner.observe(state.learner, rollout.obs, rollout.mask)
         learnt = learnt._replace(steps=learnt.steps + rollout.mask.sum())
         state = state._replace(learner=learnt)
-        batch, stats = _valued(learner, signals, state, _cut(rollout, time_horizon))
+        cuts = _cuts(rollout, time_horizon)
+        batch, stats = _valued(learner, signals, state, rollout, cuts)
         state, signal_stats = _learn_signals(signals, state, rollout)
         return state, _as_rows(batch, rollout.mask.ndim), stats | signal_stats
 
@@ -119,31 +125,44 @@ def iteration(
     return Iteration(init, update)
 
 
-def _cut(rollout: Rollout, time_horizon: int | None) -> Rollout:
-    """Mark where advantages end: at real ends, at the horizon, at rows that are no transition."""
-    truncated = rollout.truncated | ~rollout.mask
+def _cuts(rollout: Rollout, time_horizon: int | None) -> Tensor:
+    """Mark `[T, *B]` where advantages are cut and bootstrapped, terminations apart.
+
+    There are three reasons: the episode was cut, the horizon, and that the next row is no
+    transition. Without the last one, the value of that row would flow into the step before.
+    """
+    at_the_end = torch.zeros_like(rollout.mask[:1])
+    cuts = rollout.truncated | torch.cat([~rollout.mask[1:], at_the_end])
     if time_horizon is not None:
         step = torch.arange(1, rollout.mask.shape[0] + 1, device=rollout.mask.device)
         at_horizon = step % time_horizon == 0
-        truncated = truncated | at_horizon.reshape(-1, *[1] * (rollout.mask.ndim - 1))
-    return rollout._replace(truncated=truncated)
+        cuts = cuts | at_horizon.reshape(-1, *[1] * (rollout.mask.ndim - 1))
+    return cuts
 
 
 def _valued(
-    learner: Learner, signals: Mapping[str, Signal], state: IterationState, rollout: Rollout
+    learner: Learner,
+    signals: Mapping[str, Signal],
+    state: IterationState,
+    rollout: Rollout,
+    cuts: Tensor,
 ) -> tuple[PPOBatch, Stats]:
-    values = learner.values(state.learner.params, rollout.obs)
-    next_values = learner.values(state.learner.params, rollout.next_obs)
+    # Data from here on, also where somebody's parameters require a gradient.
+    values, next_values = tree.map(
+        Tensor.detach,
+        tuple(learner.values(state.learner.params, x) for x in (rollout.obs, rollout.next_obs)),
+    )
+    _check_streams(signals, values)
     advantages, returns, stats = {}, {}, {}
     for name, signal in signals.items():
         own = state.signals[name]
-        rewards = own.strength * signal.evaluate(own, rollout)
+        rewards = own.strength * signal.evaluate(own, rollout).detach()
         advantages[name] = gae(
             rewards,
             values[name],
             next_values[name],
             rollout.terminated,
-            rollout.truncated,
+            cuts,
             discount=own.gamma,
             gae_lambda=state.gae_lambda,
         )
@@ -179,10 +198,22 @@ def _as_rows(batch: PPOBatch, axes: int) -> PPOBatch:
     return tree.map(lambda x: x.flatten(0, axes - 1), batch)
 
 
+def _check_streams(signals: Mapping[str, Signal], values: Mapping[str, Tensor]) -> None:
+    if set(signals) != set(values):
+        raise ValueError(
+            f"`signals` must have the names of the learner's values, {sorted(values)}, "
+            f"got {sorted(signals)}."
+        )
+
+
 def _check_rollout(rollout: Rollout) -> None:
     rows = rollout.mask.shape
-    require_dtype("mask", rollout.mask, torch.bool)
-    for name in ("terminated", "truncated"):
+    if not rows or rows[0] == 0:
+        raise ValueError(f"`mask` must have shape [T, *B] with T ≥ 1, got {list(rows)}.")
+    for name in ("mask", "terminated", "truncated"):
         require_dtype(name, getattr(rollout, name), torch.bool)
     for name in ("rewards", "terminated", "truncated"):
         require_shape(name, getattr(rollout, name), rows, "T, *B")
+    for name, column in rollout._asdict().items():
+        for x in tree.leaves(column):
+            require_leading(name, x, rows, "T, *B")

@@ -81,3 +81,19 @@ def stacked(make, *seeds):
 
 def state(k, learner=None):
     return (learner or globals()["learner"]()).init(random.key(k))
+
+
+def spoiled(rows, worst_float, worst_choice):
+    """The same rows where they count, and in the others what no formula survives."""
+
+    def spoil(x):
+        worst = {torch.bool: x.logical_not(), torch.int64: x.new_full((), worst_choice)}
+        masked = ~rows.mask.reshape(rows.mask.shape + (1,) * (x.ndim - rows.mask.ndim))
+        return torch.where(masked, worst.get(x.dtype, torch.tensor(worst_float)), x)
+
+    return tree.map(spoil, rows)._replace(mask=rows.mask)
+
+
+def double(xs):
+    """In float64, so that a law can be tight; what is no float stays."""
+    return tree.map(lambda x: x.double() if x.is_floating_point() else x, xs)

@@ -217,3 +217,107 @@ def test_branches_log_prob_takes_memory_proportional_to_the_rows():
 def test_branches_log_prob_names_the_argument_whose_shape_is_wrong(name, logits, choices):
     with pytest.raises(ValueError, match=rf"`{name}` must have shape \[\*B"):
         distributions.branches_log_prob(torch.zeros(logits), torch.zeros(choices).long(), (3, 2))
+
+
+# --- guards, keys and checks, one by one ------------------------------------------------------
+
+
+def test_gaussian_entropy_has_mlagents_guard_exactly():
+    log_std = torch.tensor([-9.0, -8.0])
+    variance = torch.exp(2 * log_std.double())
+    expected = 0.5 * torch.log(2 * math.pi * math.e * variance + 1e-7)
+    torch.testing.assert_close(
+        distributions.gaussian_entropy(log_std).double(), expected, rtol=1e-5, atol=0
+    )
+
+
+def test_a_gaussian_of_hardly_any_deviation_has_a_finite_log_prob():
+    got = distributions.gaussian_log_prob(*(torch.tensor([x]) for x in (0.5, 0.0, -60.0)))
+    expected = -(0.5**2) / 1e-7 - math.log(1e-7) - 0.5 * math.log(2 * math.pi)
+    assert got.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_an_impossible_choice_has_mlagents_guard_as_its_probability():
+    logits = torch.tensor([[0.0, -200.0]])
+    got = distributions.categorical_log_probs(logits)
+    assert got[0, 0].item() == pytest.approx(math.log1p(1e-7), abs=1e-7)
+    assert got[0, 1].item() == pytest.approx(math.log(1e-7), rel=1e-6)
+    taken = distributions.branches_log_prob(logits, torch.tensor([[1]]), (2,))
+    assert taken.item() == got[0, 1].item()
+
+
+@pytest.mark.parametrize("logits", [[0.0, -200.0, 5.0], [0.3, 0.2, 0.1]])
+def test_branches_entropy_has_mlagents_guard_exactly(logits):
+    p = torch.softmax(torch.tensor(logits, dtype=torch.float64), -1)
+    expected = -(p * torch.log(p + 1e-7)).sum()
+    got = distributions.branches_entropy(torch.tensor([logits], dtype=torch.float64), (3,))
+    assert got.item() == pytest.approx(expected.item(), rel=1e-12)
+    unguarded = -(p * p.clamp(min=1e-300).log()).sum()
+    assert got.item() != pytest.approx(unguarded.item(), rel=1e-8)
+
+
+def test_a_forbidden_choice_is_as_unlikely_as_in_mlagents():
+    masked = distributions.mask_logits(torch.tensor([[50.0, 1.0]]), torch.tensor([[True, False]]))
+    assert masked.tolist() == [[50.0, -1e8]]
+
+
+def test_log_tanh_slope_is_exact_where_the_slope_vanishes():
+    u = torch.tensor([-20.0, -1.0, 0.0, 0.5, 20.0], dtype=torch.float64)
+    expected = -2 * torch.log(torch.cosh(u))
+    torch.testing.assert_close(distributions.log_tanh_slope(u), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_each_branch_draws_with_its_own_key():
+    logits, key = torch.zeros(64, 6), random.key(4)
+    drawn = distributions.branches_sample(logits, (3, 3), key)
+    for k, choices in enumerate(drawn.unbind(-1)):
+        expected = random.categorical(random.fold_in(key, k), logits[:, :3])
+        assert torch.equal(choices, expected)
+    alone = distributions.branches_sample(logits[:, :3], (3,), key)
+    assert torch.equal(alone[:, 0], random.categorical(key, logits[:, :3]))
+
+
+def test_the_parts_of_a_hybrid_action_draw_with_keys_of_their_own():
+    outputs = PolicyOutputs(torch.zeros(64, 2), torch.zeros(64, 2), torch.zeros(64, 3))
+    key = random.key(8)
+    action, _ = hybrid(ActionSpec(2, (3,))).sample(outputs, key)
+    continuous, discrete = random.split(key).unbind()
+    assert torch.equal(action.continuous, random.normal(continuous, (64, 2)))
+    assert torch.equal(action.discrete[:, 0], random.categorical(discrete, outputs.logits))
+    alone, _ = hybrid(ActionSpec(2)).sample(outputs._replace(logits=torch.zeros(64, 0)), key)
+    assert torch.equal(alone.continuous, random.normal(key, (64, 2)))
+
+
+def test_the_mode_takes_the_likeliest_choice_of_each_branch():
+    outputs = PolicyOutputs(
+        torch.tensor([[0.5]]), torch.zeros(1, 1), torch.tensor([[0.0, 2.0, 1.0, -1.0, 3.0]])
+    )
+    mode = hybrid(ActionSpec(1, (3, 2))).mode(outputs)
+    assert mode.continuous.tolist() == [[0.5]] and mode.discrete.tolist() == [[1, 1]]
+
+
+def test_a_narrower_action_is_refused_and_not_broadcast():
+    outputs = PolicyOutputs(torch.zeros(5, 2), torch.zeros(5, 2), torch.zeros(5, 3))
+    narrow = Action(torch.zeros(5, 1), torch.zeros(5, 1).long())
+    message = r"`action\.continuous` must have shape \[\*B, 2\], got \[5, 1\]"
+    with pytest.raises(ValueError, match=message):
+        hybrid(ActionSpec(2, (3,))).log_prob(outputs, narrow)
+
+
+def test_executing_an_action_keeps_its_choices():
+    action = Action(torch.zeros(2, 1), torch.tensor([[1, 0], [2, 1]]))
+    assert hybrid(ActionSpec(1, (3, 2))).executed(action).discrete is action.discrete
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda x: distributions.mask_logits(x, torch.ones(5, 3).bool()), "`action_mask`"),
+        (lambda x: distributions.branches_entropy(x, (3, 2)), "`logits`"),
+        (lambda x: distributions.branches_sample(x, (3, 2), random.key(0)), "`logits`"),
+        (lambda x: distributions.branches_mode(x, (3, 2)), "`logits`"),
+    ],
+)
+def test_branches_of_another_width_are_refused_by_name(call, message):
+    with pytest.raises(ValueError, match=message + r" must have shape \[\*B"):
+        call(torch.zeros(5, 4))

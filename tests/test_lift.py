@@ -3,6 +3,8 @@
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
+from typing import NamedTuple
 
 import chex
 import pytest
@@ -39,6 +41,17 @@ def test_ensemble_of_a_learner_is_a_learner_whose_members_equal_single_ones():
     chex.assert_trees_all_close((state_after, stats), tree.stack(alone), **CLOSE)
 
 
+def test_an_ensemble_values_trajectories_member_by_member():
+    def arguments(seed):
+        rows, following = examples.batch(seed, 6, 2), examples.batch(seed + 1, 2)
+        return examples.state(seed, LEARNER).params, rows, following.obs, following.mask
+
+    each = [arguments(seed) for seed in (1, 2, 3)]
+    together = ensemble(LEARNER).trajectory_values(*tree.stack(each))
+    alone = tree.stack([LEARNER.trajectory_values(*one) for one in each])
+    chex.assert_trees_all_close(together, alone, **CLOSE)
+
+
 def test_ensemble_sweeps_every_hyperparameter():
     hyper = [name for name in tree.named_leaves(states(0)) if name.startswith("hyper/")]
     assert len(hyper) == 4
@@ -50,7 +63,8 @@ def test_ensemble_sweeps_every_hyperparameter():
         swept, _ = ensemble(LEARNER).update(tree.stack(alone), tree.stack([batch] * 3))
         expected = tree.stack([LEARNER.update(state, batch)[0] for state in alone])
         chex.assert_trees_all_close(swept, expected, **CLOSE)
-        moved = [(w[0] != w[2]).any() for w in swept.params.weights.values()]
+        # One by one, since members of one batched product may differ by rounding alone.
+        moved = [(w[0] != w[2]).any() for w in expected.params.weights.values()]
         assert any(moved), f"{name} made no difference"
 
 
@@ -64,7 +78,7 @@ def test_iteration_sweeps_gamma_lambda_and_strength():
     swept = ensemble(one).update(tree.stack(alone), tree.stack([rollout] * 4))
     expected = tree.stack([one.update(state, rollout) for state in alone])
     chex.assert_trees_all_close(swept, expected, **CLOSE)
-    critic = swept[0].learner.params.weights["critic.head.heads.extrinsic.weight"]
+    critic = expected[0].learner.params.weights["critic.head.heads.extrinsic.weight"]
     assert all((critic[0] != critic[i]).any() for i in (1, 2, 3))
 
 
@@ -83,6 +97,49 @@ def test_what_happens_to_one_member_changes_no_bit_of_another(broken):
         chex.assert_trees_all_equal(tree.take(healthy, k), tree.take(sick, k))
     unmoved = tree.take(state, broken).params, tree.take(sick, broken).params
     chex.assert_trees_all_equal(*unmoved)  # its own step was skipped
+
+
+class Pair(NamedTuple):
+    first: Callable
+    second: Callable
+
+
+class Nest(NamedTuple):
+    pair: Pair
+    last: Callable
+
+
+@pytest.mark.parametrize("lift", [ensemble, compiled])
+def test_lifts_reach_every_function_of_a_record_and_keep_its_shape_and_names(lift, monkeypatch):
+    """Each function adds up its tensor: all of it, or each member's own."""
+    compilations = []
+
+    def compile_nothing(function, **options):
+        compilations.append(options)
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+
+    def add(number):
+        def total(x):
+            return x.sum() + number
+
+        return total
+
+    nest = lift(Nest(Pair(add(0), add(1)), add(2)))
+    assert isinstance(nest, Nest) and isinstance(nest.pair, Pair)
+    x = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    for number, function in enumerate((*nest.pair, nest.last)):
+        assert function.__name__ == "total"
+        expected = torch.tensor([3.0, 7.0]) if lift is ensemble else torch.tensor(10.0)
+        torch.testing.assert_close(function(x), expected + number)
+    assert len(compilations) == (3 if lift is compiled else 0)
+    assert all(options["fullgraph"] for options in compilations)
+
+
+def test_ensemble_refuses_draws_from_the_global_generator():
+    with pytest.raises(RuntimeError, match="randomness"):
+        ensemble(lambda x: x + torch.rand(()))(torch.zeros(3))
 
 
 def test_members_undoes_stacking():
@@ -139,6 +196,24 @@ def test_epochs_shuffle_anew_each_epoch_and_each_call():
     assert all(not torch.equal(a, b) for i, a in enumerate(orders) for b in orders[:i])
 
 
+def test_epochs_draw_each_order_and_the_next_state_with_a_key_of_its_own():
+    orders = []
+
+    def update(state, batch):
+        orders.append(batch.advantages)
+        return state, {"nothing": torch.zeros(())}
+
+    rows, state = 7, examples.state(0)
+    numbered = examples.batch(0, rows)._replace(mask=torch.ones(rows, dtype=torch.bool))
+    numbered = numbered._replace(advantages=torch.arange(rows).float())
+    lifted = epochs(LEARNER._replace(update=update), num_epochs=2, batch_size=rows)
+    after, _ = lifted.update(state, numbered)
+    following, *keys = random.split(state.key, 3).unbind()
+    assert torch.equal(after.key, following)
+    for key, order in zip(keys, orders, strict=True):
+        assert torch.equal(order.argsort().argsort(), random.permutation(key, rows))
+
+
 def test_epochs_normalise_advantages_over_the_valid_rows_of_the_rollout():
     batch = examples.batch(0, 16)
     lifted = epochs(counting_learner(), num_epochs=1, batch_size=16)
@@ -167,6 +242,50 @@ def test_epochs_refuse_what_cannot_be():
         epochs(LEARNER, num_epochs=1, batch_size=-2)
     with pytest.raises(ValueError, match="`batch` must have at least 8 rows, got 5"):
         epochs(LEARNER, num_epochs=1, batch_size=8).update(examples.state(0), examples.batch(0, 5))
+
+
+@pytest.mark.parametrize("rows", [8, 10])
+def test_epochs_refuse_a_column_of_other_rows_by_name(rows):
+    batch, other = examples.batch(0, 9), examples.batch(0, rows)
+    lifted = epochs(LEARNER, num_epochs=1, batch_size=2)
+    for name in ("obs", "action", "action_mask", "log_prob", "values", "returns"):
+        wrong = batch._replace(**{name: getattr(other, name)})
+        message = rf"`{name}` must begin with the axes \[N\] = \[9\], got \[{rows}"
+        with pytest.raises(ValueError, match=message):
+            lifted.update(examples.state(0, LEARNER), wrong)
+
+
+def test_epochs_replace_the_update_and_nothing_else():
+    lifted = epochs(LEARNER, num_epochs=1, batch_size=2)
+    assert lifted._replace(update=LEARNER.update) == LEARNER
+
+
+def test_one_epoch_of_one_minibatch_is_the_update_of_normalised_rows():
+    batch, state = examples.batch(0, 9), examples.state(0, LEARNER)
+    lifted = epochs(LEARNER, num_epochs=1, batch_size=9)
+    normalised = batch._replace(advantages=moments.standardize(batch.advantages, batch.mask))
+    after, stats = lifted.update(state, batch)
+    expected, expected_stats = LEARNER.update(state, normalised)
+    assert not torch.equal(after.key, state.key)
+    chex.assert_trees_all_close(
+        (after._replace(key=state.key), stats), (expected, expected_stats), **CLOSE
+    )
+
+
+def test_a_stage_lifts_the_two_functions_that_epochs_consist_of():
+    lifted = []
+
+    def stage(function):
+        def call(*arguments):
+            lifted.append(function.__name__)
+            return function(*arguments)
+
+        return call
+
+    epochs(LEARNER, num_epochs=2, batch_size=4, stage=stage).update(
+        examples.state(0, LEARNER), examples.batch(0, 9)
+    )
+    assert lifted == ["prepare"] + ["step"] * 4
 
 
 # --- compiled -----------------------------------------------------------------------------
@@ -227,6 +346,29 @@ def test_compiled_passes_other_errors_on():
         warnings.simplefilter("ignore")
         with pytest.raises(Exception, match="`x` must be something else"):
             compiled(wrong)(torch.ones(2))
+
+
+def test_what_is_no_graph_is_refused_and_not_run_eagerly():
+    with pytest.raises(RuntimeError, match=r"[Dd]ata-dependent"):
+        compiled(lambda x: x if x.sum() > 0 else -x)(torch.ones(2))
+
+
+class InvalidCxxCompiler(RuntimeError):
+    """Bears the name of what inductor raises where there is no compiler."""
+
+
+def test_a_missing_compiler_is_recognised_behind_other_errors(monkeypatch):
+    def fail(*arguments):
+        try:
+            raise InvalidCxxCompiler
+        except InvalidCxxCompiler as error:
+            raise RuntimeError("a stage failed") from error
+
+    monkeypatch.setattr(torch, "compile", lambda function, **options: fail)
+    double = compiled(lambda x: 2 * x)
+    with pytest.warns(RuntimeWarning, match=r"No working C\+\+ compiler was found"):
+        assert double(torch.tensor(3.0)) == 6.0
+    assert double(torch.tensor(4.0)) == 8.0  # a second warning would be an error
 
 
 def test_many_compiled_learners_of_one_factory_do_not_share_a_recompile_limit():

@@ -105,6 +105,18 @@ def test_init_vmaps_to_one_member_per_key():
     chex.assert_trees_all_close(vmap(init)(keys), tree.stack([init(k) for k in keys]))
 
 
+def test_constant_fills_with_its_value_in_float32():
+    drawn = networks.constant(-0.5)(KEY, (2, 3))
+    assert drawn.dtype == torch.float32 and drawn.tolist() == [[-0.5] * 3] * 2
+
+
+def test_biases_and_deviations_begin_at_zero():
+    weights = networks.actor_critic(SPEC, hidden_units=4).init(KEY)
+    linear = networks.draw(nn.Linear(3, 2))(KEY)
+    zeros = [w for name, w in (weights | linear).items() if name.endswith(("bias", "log_std"))]
+    assert len(zeros) == 9 and not any(w.any() for w in zeros)
+
+
 def test_orthogonal_initialization_reaches_every_weight():
     network = networks.actor_critic(
         SPEC, hidden_units=16, initialization=networks.orthogonal_initialization()
@@ -197,3 +209,115 @@ def test_observations_that_are_no_vectors_are_refused_by_name():
 
 def test_name_hash_is_stable_across_processes():
     assert initializers.name_hash("actor.body.layers.0.weight") == 0xD6E648C6
+
+
+# --- what a network computes, with every number chosen ---------------------------------------
+
+
+def filled(init, seed=3):
+    """Parameters without a zero among them, so that each is seen in the outputs."""
+    weights = init(KEY)
+    return {name: normal(seed + i, *w.shape) for i, (name, w) in enumerate(weights.items())}
+
+
+def linear(weights, name, x):
+    return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+
+def plain_body(weights, prefix, obs, activation, num_layers):
+    x = torch.cat(obs, -1)
+    for layer in range(num_layers):
+        x = activation(linear(weights, f"{prefix}body.layers.{layer}", x))
+    return x
+
+
+@pytest.mark.parametrize("num_layers", [1, 3])
+@pytest.mark.parametrize("activation", [networks.tanh, networks.swish, torch.relu])
+@pytest.mark.parametrize("shared", [True, False])
+def test_networks_compute_what_their_parameters_say(shared, activation, num_layers):
+    build = networks.shared_actor_critic if shared else networks.actor_critic
+    streams = ("first", "second")
+    network = build(SPEC, streams, hidden_units=4, num_layers=num_layers, activation=activation)
+    weights, obs = filled(network.init), (normal(1, 6, 3), normal(2, 6, 2))
+    bodies, head = (("", ""), "") if shared else (("actor.", "critic."), "head.")
+    to_act, to_judge = (plain_body(weights, b, obs, activation, num_layers) for b in bodies)
+    outputs, values = network.policy_and_values(weights, obs)
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    mean, logits = (linear(weights, f"actor.{head}{part}", to_act) for part in ("mean", "logits"))
+    torch.testing.assert_close(outputs.mean, mean, **close)
+    torch.testing.assert_close(outputs.logits, logits, **close)
+    torch.testing.assert_close(outputs.log_std, weights[f"actor.{head}log_std"].expand(6, -1))
+    for stream in streams:
+        expected = linear(weights, f"critic.{head}heads.{stream}", to_judge)[:, 0]
+        torch.testing.assert_close(values[stream], expected, **close)
+    chex.assert_trees_all_equal(network.policy(weights, obs), outputs)
+    chex.assert_trees_all_equal(network.values(weights, obs), values)
+
+
+@pytest.mark.parametrize("rows", [(), (1,), (2, 1, 3)])
+@pytest.mark.parametrize("build", [networks.actor_critic, networks.shared_actor_critic])
+@pytest.mark.parametrize("action", [ActionSpec(2), ActionSpec(0, (3, 2)), ActionSpec(1, (2,))])
+def test_outputs_have_one_row_per_observation_and_width_zero_where_there_is_nothing(
+    rows, build, action
+):
+    network = build(Spec(SPEC.obs, action), hidden_units=4)
+    obs = (normal(1, *rows, 3), normal(2, *rows, 2))
+    outputs, values = network.policy_and_values(network.init(KEY), obs)
+    assert outputs.mean.shape == outputs.log_std.shape == (*rows, action.continuous)
+    assert outputs.logits.shape == (*rows, action.choices)
+    assert values["extrinsic"].shape == rows
+
+
+def test_policy_and_values_of_separate_networks_share_no_parameter():
+    network = networks.actor_critic(SPEC, hidden_units=4)
+    weights, obs = network.init(KEY), (normal(1, 4, 3), normal(2, 4, 2))
+    other = filled(network.init)
+    new_critic = {n: (other if n.startswith("critic.") else weights)[n] for n in weights}
+    chex.assert_trees_all_equal(network.policy(new_critic, obs), network.policy(weights, obs))
+    changed = network.values(new_critic, obs)["extrinsic"]
+    assert (changed != network.values(weights, obs)["extrinsic"]).all()
+
+
+def test_initialization_gives_each_part_its_own_initializer():
+    numbers = networks.Initialization(*(networks.constant(x) for x in (1.0, 2.0, 3.0)))
+    for build in (networks.actor_critic, networks.shared_actor_critic):
+        weights = build(SPEC, hidden_units=4, initialization=numbers).init(KEY)
+        for name, w in weights.items():
+            if name.endswith("weight"):
+                part = "body" if "body" in name else name.split(".")[0]
+                assert (w == {"body": 1.0, "actor": 2.0, "critic": 3.0}[part]).all(), name
+
+
+def test_parts_of_ones_own_make_an_actor_critic():
+    class Judge(nn.Module):
+        def __init__(self, sizes):
+            super().__init__()
+            self.layer = nn.Linear(sizes, 1)
+
+        def forward(self, x):
+            return {"only": self.layer(x[0] if isinstance(x, tuple) else x)[..., 0]}
+
+    class Body(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(3, 4)
+
+        def forward(self, obs):
+            return self.layer(obs[0])
+
+    head = networks.PolicyHead(4, ActionSpec(2))
+    obs = (normal(0, 5, 3),)
+    together = networks.shared(Body(), head, Judge(4))
+    weights = together.init(KEY)
+    assert {name.split(".")[0] for name in weights} == {"body", "actor", "critic"}
+    encoding = linear(weights, "body.layer", obs[0])
+    expected = linear(weights, "critic.layer", encoding)[:, 0]
+    torch.testing.assert_close(together.values(weights, obs)["only"], expected)
+    mean = linear(weights, "actor.mean", encoding)
+    torch.testing.assert_close(together.policy(weights, obs).mean, mean)
+
+    apart = networks.separate(nn.Sequential(Body(), head), Judge(3))
+    weights = apart.init(KEY)
+    assert {name.split(".")[0] for name in weights} == {"actor", "critic"}
+    expected = linear(weights, "critic.layer", obs[0])[:, 0]
+    torch.testing.assert_close(apart.values(weights, obs)["only"], expected)

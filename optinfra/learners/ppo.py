@@ -235,6 +235,8 @@ def _trajectory_values(
 ) -> TrajectoryValues:
     require_dtype("done", done, torch.bool)
     bootstrap = _values(rule, params, next_obs)
+    for value in bootstrap.values():
+        require_shape("done", done, value.shape, "*B")
     bootstrap = {name: torch.where(done, 0.0, value) for name, value in bootstrap.items()}
     return TrajectoryValues(_values(rule, params, batch.obs), bootstrap, (), ())
 

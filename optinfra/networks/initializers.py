@@ -16,7 +16,7 @@ Initializer: TypeAlias = Callable[[Key, tuple[int, ...]], Tensor]  # (key, shape
 
 def constant(value: float) -> Initializer:
     """Fill with `value`."""
-    return lambda key, shape: torch.full(shape, value, device=key.device)
+    return lambda key, shape: torch.full(shape, value, dtype=torch.float32, device=key.device)
 
 
 def xavier_uniform(gain: float = 1.0) -> Initializer:

@@ -39,7 +39,8 @@ def extrinsic(*, strength: float = 1.0, gamma: float = 0.99) -> Signal:
     require_number("gamma", gamma, 0.0, 1.0)
 
     def init(key: Key) -> Extrinsic:
-        return Extrinsic(*torch.tensor([strength, gamma], device=key.device).unbind())
+        numbers = torch.tensor([strength, gamma], dtype=torch.float32, device=key.device)
+        return Extrinsic(*numbers.unbind())
 
     def evaluate(state: Extrinsic, batch: HasRewards) -> Tensor:
         del state  # the iteration applies the strength

@@ -46,6 +46,6 @@ CASES = {
     "cartpole.step": Case(in_two(cartpole(time_limit=LIMIT).step), carts, step=True),
     "pendulum.reset": Case(pendulum().reset, key),
     "pendulum.step": Case(in_two(pendulum(time_limit=LIMIT).step), rods, step=True),
-    "autoreset.cartpole": Case(autoreset(cartpole(time_limit=LIMIT)), carts, step=True),
-    "autoreset.pendulum": Case(autoreset(pendulum(time_limit=LIMIT)), rods, step=True),
+    "autoreset cartpole": Case(autoreset(cartpole(time_limit=LIMIT)), carts, step=True),
+    "autoreset pendulum": Case(autoreset(pendulum(time_limit=LIMIT)), rods, step=True),
 }

@@ -23,6 +23,7 @@ def _step(state: moments.Moments, x: torch.Tensor, mask: torch.Tensor) -> tuple:
 
 
 CASES = {
+    "init": Case(lambda like: moments.init((2, 3), device=like.device), lambda k: (MASKS[k],)),
     "update": Case(_step, lambda k: (_state(k), _rows(k, 2, 3), MASKS[k]), step=True),
     "normalize": Case(moments.normalize, lambda k: (_state(k), _rows(0, 2, 3) * k)),
     "mean_and_variance": Case(moments.mean_and_variance, lambda k: (_rows(k), MASKS[k])),

@@ -18,10 +18,10 @@ CASES = {
     "key": Case(lambda like: random.key(-7, like.device), alone),
     "split": Case(lambda key: random.split(key, 5), alone),
     "fold_in": Case(random.fold_in, lambda k: (KEYS[k], torch.tensor(10**k))),
-    "fold_in_number": Case(lambda key: random.fold_in(key, 9), alone),
+    "fold_in number": Case(lambda key: random.fold_in(key, 9), alone),
     "bits": Case(lambda key: random.bits(key, (2, 3)), alone),
     "uniform": Case(lambda key: random.uniform(key, (2, 3)), alone),
-    "uniform_between": Case(
+    "uniform between": Case(
         lambda key, low, high: random.uniform(key, (2, 3), minval=low, maxval=high),
         lambda k: (KEYS[k], -SCALES[k], SCALES * (k + 1)),
     ),
@@ -31,16 +31,16 @@ CASES = {
         lambda key, low, high: random.randint(key, (5, 3), low, high),
         lambda k: (KEYS[k], torch.tensor(-k), torch.tensor([1, 10**k, 10 ** (3 * k)])),
     ),
-    "randint_between_numbers": Case(lambda key: random.randint(key, (9,), -3, 7), alone),
+    "randint between numbers": Case(lambda key: random.randint(key, (9,), -3, 7), alone),
     "bernoulli": Case(random.bernoulli, lambda k: (KEYS[k], torch.linspace(0, 1, 6) / (k + 1))),
-    "bernoulli_of_a_number": Case(lambda key: random.bernoulli(key, 0.4, (9,)), alone),
+    "bernoulli of a number": Case(lambda key: random.bernoulli(key, 0.4, (9,)), alone),
     "categorical": Case(random.categorical, lambda k: (KEYS[k], LOGITS[k])),
-    "categorical_along_axis_0": Case(
+    "categorical along axis 0": Case(
         lambda key, logits: random.categorical(key, logits, axis=0),
         lambda k: (KEYS[k], LOGITS[k]),
     ),
     "permutation": Case(lambda key: random.permutation(key, 7), alone),
-    "permutation_of_two_rounds": Case(lambda key: random.permutation(key, 1700), alone),
+    "permutation of two rounds": Case(lambda key: random.permutation(key, 1700), alone),
     "orthogonal": Case(lambda key: random.orthogonal(key, 4, 3), alone),
-    "orthogonal_wide": Case(lambda key: random.orthogonal(key, 2, 5), alone),
+    "orthogonal wide": Case(lambda key: random.orthogonal(key, 2, 5), alone),
 }

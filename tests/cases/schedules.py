@@ -29,4 +29,4 @@ def case(make):
     return Case(make(0).value, lambda k: (make(k).init(), torch.tensor(2 + 2 * k)))
 
 
-CASES = {name: case(make) for name, make in SCHEDULES.items()}
+CASES = {f"{name}.value": case(make) for name, make in SCHEDULES.items()}

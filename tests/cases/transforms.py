@@ -13,7 +13,7 @@ TRANSFORMS = {  # by name: member k of a sweep
     "scale_by_schedule": lambda k: t.scale_by_schedule(schedules.linear(1.0 + k, 0.0, 7 + k)),
     "scale_by_learning_rate": lambda k: t.scale_by_learning_rate(0.1 + k),
     "trace": lambda k: t.trace(0.3 * k),
-    "trace_nesterov": lambda k: t.trace(0.9 - 0.3 * k, nesterov=True),
+    "trace nesterov": lambda k: t.trace(0.9 - 0.3 * k, nesterov=True),
     "sgd": lambda k: t.sgd(0.1 + k, 0.3 * k),
     "scale_by_adam": lambda k: t.scale_by_adam(0.9 - 0.4 * k, 0.999 - 0.2 * k, 1e-8 + 0.1 * k),
     "adam": lambda k: t.adam(0.1 + k, 0.9 - 0.4 * k, 0.999 - 0.2 * k, 1e-8 + 0.1 * k),
@@ -62,11 +62,19 @@ def ema_arguments(k: int) -> tuple:
     return t.ema(0.25 * (k + 1)).init(normals(k)), normals(10 + k)
 
 
+def named(name: str, function: str) -> str:
+    """`trace nesterov` and `init` make `trace.init nesterov`."""
+    factory, *variant = name.split()
+    return " ".join([f"{factory}.{function}", *variant])
+
+
 CASES = {
-    **{name: update_case(name) for name in TRANSFORMS},
-    "scale_by_adam.init": Case(t.scale_by_adam().init, lambda k: (normals(k),)),
-    "raveled.init": Case(t.raveled(t.adam(0.1)).init, lambda k: (normals(k),)),
-    "ema": Case(t.ema(0.25).update, ema_arguments, step=True),
+    **{named(name, "update"): update_case(name) for name in TRANSFORMS},
+    **{
+        named(name, "init"): Case(make(0).init, lambda k: (normals(k),))
+        for name, make in TRANSFORMS.items()
+    },
+    "ema.update": Case(t.ema(0.25).update, ema_arguments, step=True),
     "ema.init": Case(t.ema(0.25).init, lambda k: (normals(k),)),
     "apply_updates": Case(t.apply_updates, lambda k: (normals(k), normals(10 + k))),
     "global_norm": Case(t.global_norm, lambda k: (normals(k),)),
