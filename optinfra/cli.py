@@ -14,6 +14,7 @@ from optinfra.version import VERSION
 
 INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
 FAILED = 1
+MISUSED = 2
 DEFAULT_CONFIG = "default"
 
 
@@ -21,36 +22,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _as_interrupt)
-    try:
-        return options.run(options)
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    except ModuleNotFoundError as error:
-        return _fail(str(error))
-    except Exception as error:
-        if not _is_expected(error):
-            raise
-        return _fail(str(error))
+    with warnings.catch_warnings():
+        warnings.showwarning = _show_warning
+        try:
+            return options.run(options)
+        except KeyboardInterrupt:
+            print("Interrupted.", file=sys.stderr)
+            return INTERRUPTED
+        except Exception as error:
+            if not _is_expected(error):
+                raise
+            return _fail(_told(error))
 
 
 def _train(options: argparse.Namespace) -> int:
     from optinfra import settings
-    from optinfra.train import folders
     from optinfra.train.loop import drawn_seed, train
 
-    with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
-        run = settings.load(_configured(options))
-        name, behavior = settings.choose_behavior(run, options.behavior)
-        for notice in settings.require_supported(run, name):
-            print(f"note: {notice}")
+    run = settings.load(_configured(options))
+    name, behavior = settings.choose_behavior(run, options.behavior)
+    for notice in settings.require_supported(run, name):
+        print(f"note: {notice}")
     resume = run.checkpoint_settings.resume
     seed = run.env_settings.seed
     env_settings = run.env_settings.model_copy(update={"seed": drawn_seed() if seed < 0 else seed})
     run = run.model_copy(update={"behaviors": {name: behavior}, "env_settings": env_settings})
     device = _device(run.torch_settings.device)
-    folder = _resumed(options, run) if resume else folders.begin(run, name, options.run_dir)
-    outcome = train(run, name, folder, device=device, resume=resume)
+    resumed = _resumed(options, run) if resume else None
+    outcome = train(run, name, device=device, chosen=options.run_dir, resumed=resumed)
+    folder = outcome.folder
     result = f"{outcome.steps:,} steps, {outcome.episodes:,} episodes"
     if not math.isnan(outcome.mean_return):
         result += f", mean return {outcome.mean_return:.1f} over the last 100"
@@ -86,6 +86,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _plot(options: argparse.Namespace) -> int:
     from optinfra.train import folders
+    from optinfra.train.errors import RunError
     from optinfra.train.plots import learning_curve
 
     single = len(options.run_folders) == 1
@@ -93,7 +94,10 @@ def _plot(options: argparse.Namespace) -> int:
     output = options.output or default
     for folder in options.run_folders:
         folders.settings_of(folder)
-    learning_curve({str(path): path / folders.METRICS for path in options.run_folders}, output)
+    try:
+        learning_curve({str(path): path / folders.METRICS for path in options.run_folders}, output)
+    except ValueError as error:  # a file without rows, or a damaged one
+        raise RunError(str(error)) from error
     print(output)
     return 0
 
@@ -152,16 +156,24 @@ def _device(name: str | None) -> Any:
     if name is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.zeros((), device=name).device
-    except (RuntimeError, AssertionError) as error:
+        tried = torch.zeros((), device=name)
+        tried.item()  # "meta" makes tensors that hold nothing
+        return tried.device
+    except (RuntimeError, AssertionError, ModuleNotFoundError) as error:
         reason = str(error).partition("\n")[0]
         raise RunError(f"device {name}: cannot be used here: {reason}") from error
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that tells a mistake as everything else does: in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Tell what is wrong and where to find help."""
+        self.exit(MISUSED, f"error: {message}. See {self.prog} --help.\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="optinfra", description="Train reinforcement-learning agents."
-    )
+    parser = _Parser(prog="optinfra", description="Train reinforcement-learning agents.")
     parser.add_argument("--version", action="version", version=f"optinfra {VERSION}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands.add_parser("train", help="train an agent (PPO on CartPole by default)"))
@@ -178,8 +190,9 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--steps", type=_positive, metavar="N", help="environment steps in all")
     train.add_argument("--seed", type=_not_negative, metavar="N", help="drawn if not given")
     train.add_argument("--run-dir", type=Path, metavar="D", help="folder of the run")
-    train.add_argument("--resume", action="store_true", help="go on with the run in --run-dir")
-    train.add_argument("--force", action="store_true", help="overwrite the run in --run-dir")
+    existing = train.add_mutually_exclusive_group()
+    existing.add_argument("--resume", action="store_true", help="go on with the run in --run-dir")
+    existing.add_argument("--force", action="store_true", help="overwrite the run in --run-dir")
     train.add_argument("--device", metavar="D", help="cpu, cuda, cuda:1, …")
     train.add_argument(
         "--set",
@@ -206,26 +219,39 @@ def _add_plot(plot: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return number
+    return _whole(text, 1)
 
 
 def _not_negative(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"must be at least 0, got {text}")
+    return _whole(text, 0)
+
+
+def _whole(text: str, lowest: int) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = lowest - 1
+    if number < lowest:
+        raise argparse.ArgumentTypeError(f"expected a whole number ≥ {lowest}, got {text}")
     return number
 
 
 def _is_expected(error: Exception) -> bool:
     """Whether an error is one that its text explains to the user."""
+    if isinstance(error, OSError | ModuleNotFoundError):
+        return True
     from optinfra.checkpoint import CheckpointError
     from optinfra.settings import SettingsError
     from optinfra.train.errors import RunError
 
     return isinstance(error, SettingsError | CheckpointError | RunError)
+
+
+def _told(error: Exception) -> str:
+    """Put an error into words; the system's own begin with a number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror.lower()}." if error.filename else error.strerror
+    return str(error)
 
 
 def _fail(text: str) -> int:

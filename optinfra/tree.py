@@ -71,7 +71,7 @@ def replace(tree: Any, values: Mapping[str, Any]) -> Any:
         last = name.rpartition("/")[2]
         alike = [other for other in named if last in other] or list(named)
         raise ValueError(f"`values` must name leaves, got {name!r}. There are {', '.join(alike)}.")
-    return unflatten(tree, list((named | values).values()))
+    return unflatten(tree, list({**named, **values}.values()))
 
 
 def unflatten(like: Any, values: Sequence[Tensor]) -> Any:

@@ -10,3 +10,15 @@ settings.register_profile(
 )
 settings.register_profile("thorough", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+# The CUDA test of the random draws, where there is no such device.
+EXPECTED_SKIPS = 0 if torch.cuda.is_available() else 1
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """In CI a test that is skipped unexpectedly fails the run: it would never be missed."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = len(reporter.stats.get("skipped", []))
+    if os.environ.get("CI") and exitstatus == 0 and skipped != EXPECTED_SKIPS:
+        reporter.write_line(f"{skipped} tests were skipped, expected {EXPECTED_SKIPS}")
+        session.exitstatus = 1

@@ -123,7 +123,7 @@ RUN = dict(
     debug=False,
     optinfra=dict(
         env="CartPole-v1", env_kwargs={}, compile="auto", max_grad_norm=None,
-        initialization="mlagents", activation="swish", value_clipping=True,
+        initialization="mlagents", activation="swish", value_clipping=True, threads=None,
     ),
 )  # fmt: skip
 

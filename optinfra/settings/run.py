@@ -82,12 +82,14 @@ class OptinfraSettings(Block):
 
     env: id of a Gymnasium environment or of one of `optinfra.envs`.
     env_kwargs: keyword arguments it is made with.
-    compile: `torch.compile` the update: `auto` where it can, `on` or else fail, `off` never.
+    compile: `torch.compile` what is done over and over: `auto` where the run is long enough to
+        repay it, `on` always, `off` never.
     max_grad_norm: clip the gradient's global norm; null never clips, as ML-Agents.
     initialization: of the networks: `mlagents`, or `orthogonal` as PPO implementations have it.
     activation: of the hidden layers: `swish` as ML-Agents, or `tanh`.
     value_clipping: values move by at most epsilon a rollout. It wants returns of the size of 1:
         scale them by the reward signals' strength, or switch it off.
+    threads: of the CPU that torch uses during the run; null leaves torch's own number.
     """
 
     env: Text = DEFAULT_ENV
@@ -97,6 +99,7 @@ class OptinfraSettings(Block):
     initialization: Literal["mlagents", "orthogonal"] = "mlagents"
     activation: Literal["swish", "tanh"] = "swish"
     value_clipping: Flag = True
+    threads: Count | None = None
 
 
 class RunSettings(Block):

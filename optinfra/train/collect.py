@@ -61,7 +61,9 @@ def collector(
 
     def init(key: Key) -> CollectorState:
         key, key_reset = random.split(key).unbind()
-        state, obs = vmap(env.reset)(random.split(key_reset, num_envs))
+        # vmap returns views; a step would be compiled for their strides, and once more for others.
+        reset = vmap(env.reset)(random.split(key_reset, num_envs))
+        state, obs = tree.map(Tensor.contiguous, reset)
         returns = torch.zeros(num_envs, device=key.device)
         lengths = torch.zeros(num_envs, dtype=torch.int64, device=key.device)
         return CollectorState(state, obs, returns, lengths, key)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from optinfra import checkpoint
-from optinfra.settings import RunSettings, SettingsError, load
+from optinfra.settings import RunSettings, SettingsError, dump, load
 from optinfra.train.errors import RunError
 from optinfra.train.metrics import METRICS_FILE
 
@@ -11,6 +11,14 @@ CONFIGURATION = "configuration.yaml"
 METRICS = METRICS_FILE
 CURVE = "learning_curve.png"
 CHECKPOINTS = "checkpoints"
+WRITTEN = (  # the settings last: until then the folder holds a run
+    f"{CHECKPOINTS}/*{checkpoint.SUFFIX}",
+    f"{CHECKPOINTS}/.*{checkpoint.PARTIAL}",
+    METRICS,
+    CURVE,
+    "events.out.tfevents.*",
+    CONFIGURATION,
+)
 
 
 def begin(run: RunSettings, name: str, chosen: Path | None) -> Path:
@@ -23,24 +31,33 @@ def begin(run: RunSettings, name: str, chosen: Path | None) -> Path:
       RunError: the folder holds a run, or cannot be made.
     """
     settings = run.checkpoint_settings
-    named = chosen or (
-        Path(settings.results_dir) / settings.run_id
-        if "run_id" in settings.model_fields_set
-        else None
-    )
-    folder = named or _numbered(Path(settings.results_dir), name)
+    if chosen is None and "run_id" in settings.model_fields_set:
+        chosen = Path(settings.results_dir) / settings.run_id
     try:
-        if (folder / CONFIGURATION).exists():
+        if chosen is None:
+            return _numbered(Path(settings.results_dir), name)
+        if _holds_run(chosen):
             if not settings.force:
                 raise RunError(
-                    f"{folder}: holds a run already. Go on with it by --resume, overwrite it by "
+                    f"{chosen}: holds a run already. Go on with it by --resume, overwrite it by "
                     "--force, or choose another folder by --run-dir."
                 )
-            _clear(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+            _clear(chosen)
+        chosen.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{folder}: cannot be made: {error.strerror}.") from error
-    return folder
+        raise RunError(f"{error.filename}: cannot be made: {error.strerror}.") from error
+    return chosen
+
+
+def record(folder: Path, run: RunSettings) -> None:
+    """Write down the settings of a run, whole or not at all.
+
+    Whether it was to resume or to overwrite was asked of one command and is not repeated.
+    """
+    asked = run.checkpoint_settings.model_copy(update={"resume": False, "force": False})
+    draft = folder / f".{CONFIGURATION}.draft"
+    draft.write_text(dump(run.model_copy(update={"checkpoint_settings": asked})), encoding="utf-8")
+    draft.replace(folder / CONFIGURATION)
 
 
 def settings_of(folder: Path) -> RunSettings:
@@ -63,7 +80,7 @@ def newest_checkpoint(folder: Path) -> Path:
     """
     path = checkpoint.latest(folder / CHECKPOINTS)
     if path is None:
-        raise RunError(f"{folder}: there is no checkpoint to go on from.")
+        raise RunError(f"{folder}: there is no checkpoint that can be read.")
     return path
 
 
@@ -75,17 +92,26 @@ def behavior_of(run: RunSettings, folder: Path) -> str:
 
 
 def _numbered(parent: Path, name: str) -> Path:
+    """Make the next free folder; of several runs that begin at once each gets its own."""
     stem = "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+    parent.mkdir(parents=True, exist_ok=True)
     number = 1
-    while (parent / f"{stem}-{number}").exists():
-        number += 1
-    return parent / f"{stem}-{number}"
+    while True:
+        folder = parent / f"{stem}-{number}"
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def _holds_run(folder: Path) -> bool:
+    return any((folder / part).exists() for part in (CONFIGURATION, METRICS, CHECKPOINTS))
 
 
 def _clear(folder: Path) -> None:
     """Delete what a run wrote, and nothing else."""
-    for path in (folder / CHECKPOINTS).glob("*"):
-        path.unlink()
-    for pattern in (CONFIGURATION, METRICS, CURVE, "events.out.tfevents.*"):
+    for pattern in WRITTEN:
         for path in folder.glob(pattern):
             path.unlink()

@@ -1,21 +1,22 @@
 """The loop around the iteration: it collects, reports and saves, and computes nothing."""
 
 import os
+import signal
 import warnings
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from optinfra import checkpoint, envs, random
+from optinfra import checkpoint, envs, random, tree
 from optinfra.iteration import Iteration, IterationState
 from optinfra.lift.epochs import unlifted
-from optinfra.settings import RunSettings, TrainerSettings, dump
+from optinfra.settings import RunSettings, TrainerSettings
 from optinfra.train import build, folders
 from optinfra.train.errors import RunError
-from optinfra.train.metrics import EpisodeWindow, MetricsWriter, WindowState
+from optinfra.train.metrics import EpisodeWindow, MetricsWriter, WindowState, read_metrics
 from optinfra.train.plots import learning_curve
 from optinfra.train.progress import Progress
 from optinfra.train.sources import GymnasiumSource, Policy, Source, TensorSource
@@ -26,6 +27,9 @@ NEW_EPISODES = (
     "note: a Gymnasium environment cannot be saved, so new episodes begin here; "
     "everything else goes on as it was."
 )
+# Parts of the names of those leaves of a `LoopState` that settings fill and nothing changes.
+SETTINGS = {"hyper", "strength", "gamma", "gae_lambda"}
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class LoopState(NamedTuple):
@@ -39,6 +43,7 @@ class LoopState(NamedTuple):
 class Outcome(NamedTuple):
     """How a run ended."""
 
+    folder: Path
     steps: int
     episodes: int
     mean_return: float  # of the last 100 episodes; NaN before the first has ended
@@ -63,12 +68,15 @@ def prepare(run: RunSettings, name: str, device: torch.device, *, begun: int = 0
       begun: environment steps already taken; Gymnasium's environments are seeded with them.
 
     Raises:
-      RunError: the environment cannot be made.
+      RunError: the environment cannot be made, or not be learnt.
     """
     behavior, own = run.behaviors[name], run.optinfra
     stage = build.chosen_stage(behavior, own)
     env = made(run, run.env_settings.num_envs)
-    learner = build.learner(env.spec, behavior, own)
+    try:
+        learner = build.learner(env.spec, behavior, own)
+    except ValueError as error:  # an observation that is no vector
+        raise RunError(f"{own.env}: {error}") from error
     one = build.training_iteration(learner, behavior, stage)
     steps = build.rollout_steps(run, behavior)
     source = sourced(env, learner.act, run, steps, stage, run.env_settings.seed + begun)
@@ -105,42 +113,80 @@ def seeded(run: RunSettings, device: torch.device) -> Key:
     return random.key(run.env_settings.seed, device=device)
 
 
+def restored(saved: Path, start: LoopState) -> LoopState:
+    """Load what was learnt until a checkpoint; what the settings say stays as in `start`.
+
+    Raises:
+      CheckpointError: it cannot be read, or does not fit the settings.
+    """
+    loaded, _ = checkpoint.load(saved, start)
+    leaves = tree.named_leaves(start).items()
+    return tree.replace(loaded, {name: x for name, x in leaves if SETTINGS & {*name.split("/")}})
+
+
 def train(
-    run: RunSettings, name: str, folder: Path, *, device: torch.device, resume: bool = False
+    run: RunSettings,
+    name: str,
+    *,
+    device: torch.device,
+    chosen: Path | None = None,
+    resumed: Path | None = None,
 ) -> Outcome:
     """Train one behaviour until its `max_steps`, or until Ctrl-C.
+
+    No file is touched before whatever can be refused has been.
 
     Args:
       run: settings; their seed is drawn already.
       name: of the behaviour.
-      folder: of the run; it exists.
       device: where tensors live.
-      resume: go on from the newest checkpoint in `folder`.
+      chosen: folder of a new run; see `folders.begin`.
+      resumed: folder of the run to go on with, from its newest checkpoint.
 
     Raises:
-      RunError: the environment cannot be made or does not behave.
-      CheckpointError: there is no checkpoint to go on from, or none can be written.
+      RunError: the environment or the folder cannot be made, or does not behave.
+      CheckpointError: the checkpoint does not fit the settings, or none can be written.
     """
-    saved = folders.newest_checkpoint(folder) if resume else None
-    begun = checkpoint.step_of(saved) if saved else 0
-    training = prepare(run, name, device, begun=begun)
-    state = checkpoint.load(saved, training.start)[0] if saved else training.start
-    (folder / folders.CONFIGURATION).write_text(dump(run), encoding="utf-8")
     behavior = run.behaviors[name]
     with ExitStack() as stack:
+        stack.enter_context(_threads(run.optinfra.threads))
+        training, state = _prepared(run, name, device, resumed)
         stack.callback(training.source.close)
+        begun = int(state.iteration.learner.steps)
+        folder = resumed or folders.begin(run, name, chosen)
+        metrics = stack.enter_context(_metrics(folder, begun))
+        folders.record(folder, run)
         progress = stack.enter_context(Progress(behavior.max_steps, begun))
         stack.enter_context(_warnings_as_lines(progress))
-        metrics = stack.enter_context(MetricsWriter(folder, start_steps=begun))
-        loop = _Loop(training, state, behavior, folder, metrics, progress)
-        if resume and not training.source.exact:
+        if resumed and not training.source.exact:
             progress.print(NEW_EPISODES)
         if build.chosen_stage(behavior, run.optinfra) is not unlifted:
             progress.note(WARM_UP)
+        loop = _Loop(training, state, behavior, folder, metrics, progress)
+        loop.is_saved = resumed is not None
         interrupted = loop.run_until(behavior.max_steps)
-    if loop.reported_at > begun or resume:
+    if len(read_metrics(folder / folders.METRICS).get("steps", ())):
         learning_curve({name: folder / folders.METRICS}, folder / folders.CURVE)
-    return Outcome(loop.steps, loop.window.episodes, loop.window.mean, interrupted)
+    return Outcome(folder, loop.steps, loop.window.episodes, loop.window.mean, interrupted)
+
+
+def _prepared(
+    run: RunSettings, name: str, device: torch.device, resumed: Path | None
+) -> tuple[Training, LoopState]:
+    """Make everything a run consists of, and find where it begins or goes on."""
+    if resumed is None:
+        training = prepare(run, name, device)
+        return training, training.start
+    saved = folders.newest_checkpoint(resumed)
+    training = prepare(run, name, device, begun=checkpoint.step_of(saved))
+    return training, restored(saved, training.start)
+
+
+def _metrics(folder: Path, begun: int) -> MetricsWriter:
+    try:
+        return MetricsWriter(folder, start_steps=begun)
+    except ValueError as error:  # what is there is damaged
+        raise RunError(str(error)) from error
 
 
 class _Loop:
@@ -158,58 +204,113 @@ class _Loop:
         self.training, self.state, self.behavior, self.folder = training, state, behavior, folder
         self.metrics, self.progress = metrics, progress
         self.window = EpisodeWindow(state.window)
-        self.steps = self.saved_at = self.reported_at = int(state.iteration.learner.steps)
+        self.steps = self.reported_at = int(state.iteration.learner.steps)
         self.stats: dict[str, float] = {}
+        self.is_saved = False  # whether a checkpoint holds this state
 
     def run_until(self, max_steps: int) -> bool:
-        """Iterate, and save what there is however it ends; True if a Ctrl-C ended it."""
-        try:
-            while self.steps < max_steps:
-                self.advance()
-                if self.steps - self.reported_at >= self.behavior.summary_freq:
+        """Iterate, and save what there is however it ends; True if it ended before its time."""
+        with _Stop() as stop:
+            try:
+                while self.steps < max_steps and not stop.asked:
+                    before = self.steps
+                    stop.within(self.advance)
+                    if _passed(self.behavior.summary_freq, before, self.steps):
+                        self.report()
+                    if _passed(self.behavior.checkpoint_every, before, self.steps):
+                        self.save()
+            finally:
+                if self.steps > self.reported_at:
                     self.report()
-                if self.steps - self.saved_at >= self.behavior.checkpoint_every:
+                if not self.is_saved:
                     self.save()
-        except KeyboardInterrupt:
-            return True
-        finally:
-            if self.stats and self.steps > self.reported_at:
-                self.report()
-            if self.steps > self.saved_at:
-                self.save()
-        return False
+        return self.steps < max_steps
 
     def advance(self) -> None:
         """Collect one rollout and learn from it."""
         old = self.state
-        try:
-            source, rollout, ended = self.training.source.collect(
-                old.source, old.iteration.learner.params
-            )
-        except ValueError as error:  # an environment's observation that is not finite
-            raise RunError(str(error)) from error
+        source, rollout, ended = self.training.source.collect(
+            old.source, old.iteration.learner.params
+        )
         learnt, tensors = self.training.iteration.update(old.iteration, rollout)
         stats = dict(zip(tensors, torch.stack(list(tensors.values())).tolist()))
         window = EpisodeWindow(old.window)
         for episode in ended:
             window.add(episode.total_reward, episode.length)
-        self.state = LoopState(learnt, source, window.state())
-        self.window, self.stats, self.steps = window, stats, int(learnt.learner.steps)
-        self.progress.note("")
-        self.progress.update(self.steps, window.mean, stats)
+        state, steps = LoopState(learnt, source, window.state()), int(learnt.learner.steps)
+        if not self.stats:
+            self.progress.note("")  # what was slow about the first iteration is over
+        self.is_saved = False
+        # Without a call in between, so that no Ctrl-C comes in between.
+        self.state, self.window, self.stats, self.steps = state, window, stats, steps
+        self.progress.update(steps, window.mean, stats)
 
     def report(self) -> None:
         """Write a row of metrics."""
         self.metrics.write(self.steps, self.window, self.stats)
         self.state = self.state._replace(window=self.window.state())
-        self.reported_at = self.steps
+        self.reported_at, self.is_saved = self.steps, False
 
     def save(self) -> None:
         """Write a checkpoint and delete those that are too many."""
         path = checkpoint.numbered(self.folder / folders.CHECKPOINTS, self.steps)
         checkpoint.save(path, self.state, {"steps": str(self.steps)})
+        self.is_saved = True
         checkpoint.prune(path.parent, self.behavior.keep_checkpoints)
-        self.saved_at = self.steps
+
+
+def _passed(every: int, before: int, after: int) -> bool:
+    """Whether a multiple was reached: a run that was resumed does so where others do."""
+    return after // every > before // every
+
+
+class _Stop:
+    """What Ctrl-C does: it ends an iteration at once, and lets what is written be written.
+
+    A second one must not end the saving that the first began.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._at_once = False
+        self._handlers: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "_Stop":
+        with suppress(ValueError):  # not the main thread: signals go elsewhere
+            for number in STOPPING:
+                if callable(signal.getsignal(number)):  # neither ignored nor the system's
+                    self._handlers[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def within(self, function: Callable[[], None]) -> None:
+        """Call a function that may be ended anywhere."""
+        try:
+            self._at_once = True
+            function()
+            self._at_once = False
+        except KeyboardInterrupt:
+            self.asked, self._at_once = True, False
+
+    def _handle(self, *_: object) -> None:
+        self.asked = True
+        if self._at_once:
+            self._at_once = False
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """Let torch use so many threads of the CPU meanwhile; its own number without one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

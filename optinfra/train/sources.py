@@ -11,6 +11,7 @@ from optinfra.envs import Env, Episode, GymnasiumVector, VectorStep
 from optinfra.iteration import Rollout
 from optinfra.lift.epochs import Stage
 from optinfra.train.collect import Collector, Policy, collector, every_choice
+from optinfra.train.errors import RunError
 from optinfra.types import Action, Key, Obs, PyTree, Spec
 
 Ended = list[Episode]  # the episodes that ended, in the order of time
@@ -74,7 +75,11 @@ class GymnasiumSource:
     def __init__(
         self, envs: GymnasiumVector, policy: Policy, *, num_steps: int, stage: Stage, seed: int
     ) -> None:
-        """Seed and reset the environments; rollouts have T = `num_steps`."""
+        """Seed and reset the environments; rollouts have T = `num_steps`.
+
+        Raises:
+          RunError: an observation is not finite; or later, from `collect`, this or a reward.
+        """
 
         def explore(key: Key, params: PyTree, obs: Obs) -> tuple[Key, Action, Action, Tensor]:
             key, key_act = random.split(key).unbind()
@@ -82,7 +87,10 @@ class GymnasiumSource:
             return key, act.action, act.executed, act.log_prob
 
         self._envs, self._explore, self._steps = envs, stage(explore), num_steps
-        self._obs = envs.reset(seed=seed)
+        try:
+            self._obs = envs.reset(seed=seed)
+        except ValueError as error:
+            raise RunError(str(error)) from error
 
     def init(self, key: Key) -> GymnasiumState:
         """Begin with this key."""
@@ -99,7 +107,7 @@ class GymnasiumSource:
         for t in range(self._steps):
             obs = tuple(torch.from_numpy(x).to(device) for x in self._obs)
             key, action, executed, log_prob = self._explore(key, params, obs)
-            step = self._envs.step(tree.map(Tensor.cpu, executed))
+            step = self._follow(tree.map(Tensor.cpu, executed))
             buffer.put(t, self._obs, step)
             acts.append((action, log_prob))
             self._obs = step.obs
@@ -111,6 +119,12 @@ class GymnasiumSource:
     def close(self) -> None:
         """Close the environments."""
         self._envs.close()
+
+    def _follow(self, executed: Action) -> VectorStep:
+        try:
+            return self._envs.step(executed)
+        except ValueError as error:
+            raise RunError(str(error)) from error
 
 
 class _Buffer:
