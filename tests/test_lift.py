@@ -338,6 +338,20 @@ def test_without_a_compiler_compiled_functions_run_eagerly_and_warn_once(tmp_pat
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.inductor
+def test_compiled_follows_the_structure_shapes_and_dtypes_of_its_arguments():
+    """The checks that are left out before a call are those of what is static, no others."""
+    total = compiled(lambda xs: sum(2 * x.sum() for x in xs.values()))
+    calls = [
+        {"a": torch.ones(3)},
+        {"a": torch.ones(4)},
+        {"a": torch.ones(4), "b": torch.ones(2)},
+        {"b": torch.ones(4, dtype=torch.int64)},
+    ]
+    for xs in (*calls, *calls):
+        assert total(xs) == 2 * sum(x.sum() for x in xs.values())
+
+
 def test_compiled_passes_other_errors_on():
     def wrong(x):
         raise ValueError("`x` must be something else")

@@ -1,7 +1,7 @@
 """Compile pure functions, and go on without a compiler where there is none."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from inspect import signature
 from typing import Any
@@ -9,6 +9,15 @@ from typing import Any
 import torch
 
 from optinfra.lift.ensemble import Functions, over_functions
+
+
+def _may_change(guards: Sequence[Any]) -> list[bool]:
+    """Tell which of torch's checks before a call are needed: not those of what is static.
+
+    The functions are pure: what they close over and what is global stays as it was traced.
+    """
+    return [not (guard.is_global or guard.name.startswith("L['function']")) for guard in guards]
+
 
 OPTIONS: dict[str, Any] = {
     "fullgraph": True,
@@ -23,6 +32,8 @@ OPTIONS: dict[str, Any] = {
 ISOLATION = "isolate_recompiles"
 if ISOLATION in signature(torch.compile).parameters:
     OPTIONS[ISOLATION] = True
+    # Only where nothing is shared: else a check is what keeps two functions apart.
+    OPTIONS["options"]["guard_filter_fn"] = _may_change
 
 
 def compiled(functions: Functions) -> Functions:
