@@ -9,7 +9,13 @@ from benchmarks.timing import Call
 from optinfra import lift, random
 from optinfra.learners import ppo
 from optinfra.networks import actor_critic, tanh
-from optinfra.transforms import chain, clip_by_global_norm, scale_by_adam, skip_nonfinite
+from optinfra.transforms import (
+    chain,
+    clip_by_global_norm,
+    raveled,
+    scale_by_adam,
+    skip_nonfinite,
+)
 from optinfra.types import ActionSpec, Spec
 
 MEMBERS = (1, 16, 64, 256)
@@ -31,7 +37,8 @@ def tasks(quick: bool) -> Iterator[Task]:
 
 def update(members: int) -> Call:
     """Update all members at once."""
-    transform = skip_nonfinite(chain(clip_by_global_norm(0.5), scale_by_adam(eps=1e-5)))
+    descent = chain(clip_by_global_norm(0.5), scale_by_adam(eps=1e-5))
+    transform = skip_nonfinite(raveled(descent))  # as the trainer has it
     learner = ppo(
         actor_critic(SPEC, (STREAM,), hidden_units=UNITS, activation=tanh),
         SPEC,

@@ -224,7 +224,7 @@ def cartpole_learner(spec: Spec, shape: Shape) -> Learner:
         learning_rate=shape.learning_rate,
         clip_range=CLIP,
         entropy_coef=0.0,
-        transform=transforms.skip_nonfinite(adam),
+        transform=transforms.skip_nonfinite(transforms.raveled(adam)),
     )
 
 
