@@ -1,5 +1,6 @@
 """The loop: what it keeps, what it goes on with, and what a Ctrl-C leaves."""
 
+import contextlib
 import math
 import os
 import random
@@ -145,6 +146,14 @@ def test_a_run_shorter_than_its_intervals_has_a_row_a_curve_and_a_checkpoint(tmp
     assert (tmp_path / "run" / folders.CURVE).stat().st_size > 0
 
 
+def test_what_the_last_row_told_is_not_told_again_by_the_next(tmp_path):
+    """The last checkpoint comes before the last row, and once more after it."""
+    short = "optinfra.env_kwargs={time_limit: 3}"
+    begin(tmp_path / "run", short, "summary_freq=1000", "checkpoint_interval=48", steps=48)
+    assert int(rows(tmp_path / "run")[0]["episodes"]) == 16
+    assert leaves(tmp_path / "run")["window/since"][0] == 0
+
+
 @pytest.mark.parametrize("keep, kept", [(2, [96, 160]), (-1, [48, 96, 144, 160])])
 def test_only_so_many_checkpoints_are_kept(tmp_path, keep, kept):
     begin(tmp_path / "run", f"keep_checkpoints={keep}", steps=160)
@@ -269,6 +278,23 @@ def test_a_second_ctrl_c_does_not_end_the_saving(tmp_path, whole, number, monkey
     assert_went_on_bit_for_bit(tmp_path / "run", whole.folder)
 
 
+def test_a_ctrl_c_that_somebody_swallows_ends_the_run_after_this_iteration():
+    """A second one does not end the iteration: there is one KeyboardInterrupt at most."""
+    done = []
+
+    def swallows():
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        done.append(True)
+
+    with loop._Stop() as stop:
+        stop.within(lambda: None)
+        assert not stop.asked
+        stop.within(swallows)
+        assert stop.asked and done
+
+
 @pytest.mark.parametrize("ignored", [signal.SIG_IGN, signal.SIG_DFL])
 def test_a_signal_that_is_ignored_or_the_systems_stays_so(tmp_path, ignored, monkeypatch):
     seen = []
@@ -331,9 +357,12 @@ def test_a_finished_run_goes_on_as_one_that_was_to_be_longer_where_nothing_is_sc
 def test_going_on_with_what_is_complete_changes_no_state(tmp_path, whole):
     folder = tmp_path / "run"
     shutil.copytree(whole.folder, folder)
+    last = rows(folder)[-1]
     for steps in (160, 80):
         outcome = go_on(folder, steps=steps)
         assert (outcome.steps, outcome.interrupted) == (160, False)
+        assert outcome.episodes == int(last["episodes"])
+        assert outcome.mean_return == pytest.approx(float(last["mean_return"]))
         chex.assert_trees_all_equal(leaves(folder), leaves(whole.folder))
         assert rows(folder) == rows(whole.folder)
 
@@ -443,6 +472,21 @@ def test_what_goes_wrong_on_the_way_leaves_what_was_learnt(tmp_path):
         with pytest.raises(ZeroDivisionError):
             begin(tmp_path / "later", "summary_freq=1000", env=COUNTDOWN, steps=64)
     assert saved_steps(tmp_path / "later") == steps_of(tmp_path / "later") == [32]
+
+
+def test_environments_are_closed_however_a_run_ends(tmp_path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(Countdown, "close", lambda self: closed.append(True))
+    begin(tmp_path / "run", steps=16, env=COUNTDOWN)
+    assert len(closed) == 4
+    with pytest.raises(RunError, match="holds a run already"):
+        begin(tmp_path / "run", steps=16, env=COUNTDOWN)
+    assert len(closed) == 8
+    with pytest.raises(RunError, match="must be finite"):
+        begin(tmp_path / "bad", "optinfra.env_kwargs={nan_at: 1}", steps=16, env=COUNTDOWN)
+    assert len(closed) == 12
+    evaluated(tmp_path / "run", 3)
+    assert len(closed) == 12 + 4 + 3
 
 
 def test_warnings_are_lines_above_the_display(tmp_path, capsys, monkeypatch):

@@ -163,7 +163,7 @@ def train(
         if build.chosen_stage(behavior, run.optinfra) is not unlifted:
             progress.note(WARM_UP)
         loop = _Loop(training, state, behavior, folder, metrics, progress)
-        loop.is_saved = resumed is not None
+        loop.saved = state if resumed else None
         interrupted = loop.run_until(behavior.max_steps)
     if len(read_metrics(folder / folders.METRICS).get("steps", ())):
         learning_curve({name: folder / folders.METRICS}, folder / folders.CURVE)
@@ -206,7 +206,7 @@ class _Loop:
         self.window = EpisodeWindow(state.window)
         self.steps = self.reported_at = int(state.iteration.learner.steps)
         self.stats: dict[str, float] = {}
-        self.is_saved = False  # whether a checkpoint holds this state
+        self.saved: LoopState | None = None  # what the newest checkpoint holds
 
     def run_until(self, max_steps: int) -> bool:
         """Iterate, and save what there is however it ends; True if it ended before its time."""
@@ -222,7 +222,7 @@ class _Loop:
             finally:
                 if self.steps > self.reported_at:
                     self.report()
-                if not self.is_saved:
+                if self.state is not self.saved:
                     self.save()
         return self.steps < max_steps
 
@@ -240,7 +240,6 @@ class _Loop:
         state, steps = LoopState(learnt, source, window.state()), int(learnt.learner.steps)
         if not self.stats:
             self.progress.note("")  # what was slow about the first iteration is over
-        self.is_saved = False
         # Without a call in between, so that no Ctrl-C comes in between.
         self.state, self.window, self.stats, self.steps = state, window, stats, steps
         self.progress.update(steps, window.mean, stats)
@@ -249,13 +248,13 @@ class _Loop:
         """Write a row of metrics."""
         self.metrics.write(self.steps, self.window, self.stats)
         self.state = self.state._replace(window=self.window.state())
-        self.reported_at, self.is_saved = self.steps, False
+        self.reported_at = self.steps
 
     def save(self) -> None:
         """Write a checkpoint and delete those that are too many."""
         path = checkpoint.numbered(self.folder / folders.CHECKPOINTS, self.steps)
         checkpoint.save(path, self.state, {"steps": str(self.steps)})
-        self.is_saved = True
+        self.saved = self.state
         checkpoint.prune(path.parent, self.behavior.keep_checkpoints)
 
 
