@@ -445,7 +445,7 @@ def test_gymnasium_goes_on_with_the_learning_and_says_that_episodes_begin(tmp_pa
     assert int(rows(tmp_path / "run")[1]["episodes"]) > int(rows(tmp_path / "run")[0]["episodes"])
 
 
-def test_gymnasium_is_seeded_anew_where_a_run_goes_on(tmp_path, monkeypatch):
+def test_gymnasium_is_seeded_anew_where_a_run_goes_on_or_is_evaluated(tmp_path, monkeypatch):
     seeds = []
     original = loop.GymnasiumSource
 
@@ -457,6 +457,8 @@ def test_gymnasium_is_seeded_anew_where_a_run_goes_on(tmp_path, monkeypatch):
     begin(tmp_path / "run", steps=32, env=COUNTDOWN, seed=5)
     go_on(tmp_path / "run", steps=64, env=COUNTDOWN, seed=5)
     assert seeds == [5, 37]
+    evaluated(tmp_path / "run", 1, seed=8)
+    assert seeds[-1] == 8
 
 
 def test_what_goes_wrong_on_the_way_leaves_what_was_learnt(tmp_path):
