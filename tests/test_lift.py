@@ -1,5 +1,6 @@
 """What the lifts promise: members apart, epochs in order, compiled or not the same."""
 
+import importlib
 import subprocess
 import sys
 import warnings
@@ -392,6 +393,22 @@ def test_many_compiled_learners_of_one_factory_do_not_share_a_recompile_limit():
         for k in range(12):  # torch gives up after 8 variants of one code object
             add = compiled(lambda x, k=k: x + k)
             torch.testing.assert_close(add(x), x + k)
+
+
+def test_every_compiled_function_leaves_out_the_checks_of_what_is_static(monkeypatch):
+    filters = []
+
+    def compile_as_torch_does(function, *, options, **keywords):
+        filters.append(options.pop("guard_filter_fn", None))  # torch takes it out of the dict
+        return function
+
+    monkeypatch.setattr(torch, "compile", compile_as_torch_does)
+    module = importlib.import_module("optinfra.lift.compiled")
+    monkeypatch.setattr(module, "ISOLATED", True)
+    for _ in range(2):
+        compiled(lambda x: x)
+    assert len(filters) == 2
+    assert None not in filters
 
 
 def test_ppo_refuses_a_negative_number():

@@ -101,15 +101,18 @@ class GymnasiumVector:
           ValueError: an action has a wrong shape, an observation or reward is not finite.
         """
         raw, *told, info = self._envs.step(self._decoder.decode(action))
+        reward = np.array(told[0], np.float32)
+        terminated, truncated = np.array(told[1], bool), np.array(told[2], bool)
         mask = ~self._waiting
-        reward = np.where(mask, told[0], 0.0).astype(np.float32)
-        terminated, truncated = (np.array(flag, dtype=bool) & mask for flag in told[1:])
+        if self._mode == NEXT_STEP:
+            reward[self._waiting] = 0.0
+            terminated, truncated = terminated & mask, truncated & mask
+            self._waiting = terminated | truncated
         require_finite(reward)
         self._totals += reward
         self._lengths += mask
         obs = next_obs = self._encoder.encode(raw)
         ended = terminated | truncated
-        self._waiting = ended & (self._mode == NEXT_STEP)
         episodes: tuple[Episode, ...] = ()
         if ended.any():
             obs, next_obs = self._restart(ended, raw, obs, info)

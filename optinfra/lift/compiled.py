@@ -19,21 +19,24 @@ def _may_change(guards: Sequence[Any]) -> list[bool]:
     return [not (guard.is_global or guard.name.startswith("L['function']")) for guard in guards]
 
 
-OPTIONS: dict[str, Any] = {
-    "fullgraph": True,
-    "dynamic": False,
-    # Inductor copies an expression into each of its uses up to so many operations. The 20 rounds
-    # of a random draw, where every word is used twice, then take 14 s to compile; so 1 s, and
-    # the kernels are as fast (torch 2.13, `uniform` of 64×4: 18 µs either way).
-    "options": {"realize_opcount_threshold": 8},
-}
 # Learners made by one factory share their code object, and torch counts recompilations per
 # code object unless told otherwise, which older versions cannot be.
 ISOLATION = "isolate_recompiles"
-if ISOLATION in signature(torch.compile).parameters:
-    OPTIONS[ISOLATION] = True
-    # Only where nothing is shared: else a check is what keeps two functions apart.
-    OPTIONS["options"]["guard_filter_fn"] = _may_change
+ISOLATED = ISOLATION in signature(torch.compile).parameters
+
+
+def options() -> dict[str, Any]:
+    """Make the keyword arguments of one `torch.compile`, which takes entries out of them."""
+    # Inductor copies an expression into each of its uses up to so many operations. The 20 rounds
+    # of a random draw, where every word is used twice, then take 14 s to compile; so 1 s, and
+    # the kernels are as fast (torch 2.13, `uniform` of 64×4: 18 µs either way).
+    inductor: dict[str, Any] = {"realize_opcount_threshold": 8}
+    keywords: dict[str, Any] = {"fullgraph": True, "dynamic": False, "options": inductor}
+    if ISOLATED:
+        keywords[ISOLATION] = True
+        # Only where nothing is shared: else a check is what keeps two functions apart.
+        inductor["guard_filter_fn"] = _may_change
+    return keywords
 
 
 def compiled(functions: Functions) -> Functions:
@@ -59,7 +62,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     def traced(*arguments: Any) -> Any:
         return function(*arguments)
 
-    fast = torch.compile(traced, **OPTIONS)
+    fast = torch.compile(traced, **options())
     runs_eagerly = False
 
     @wraps(function)

@@ -81,12 +81,15 @@ class GymnasiumSource:
           RunError: an observation is not finite; or later, from `collect`, this or a reward.
         """
 
-        def explore(key: Key, params: PyTree, obs: Obs) -> tuple[Key, Action, Action, Tensor]:
-            key, key_act = random.split(key).unbind()
-            act = policy(params, obs, (), key_act)
-            return key, act.action, act.executed, act.log_prob
+        def draw_keys(key: Key) -> Tensor:
+            return random.split(key, num_steps + 1)
 
-        self._envs, self._explore, self._steps = envs, stage(explore), num_steps
+        def explore(key: Key, params: PyTree, obs: Obs) -> tuple[Action, Action, Tensor]:
+            act = policy(params, obs, (), key)
+            return act.action, act.executed, act.log_prob
+
+        self._envs, self._steps = envs, num_steps
+        self._draw_keys, self._explore = stage(draw_keys), stage(explore)
         try:
             self._obs = envs.reset(seed=seed)
         except ValueError as error:
@@ -101,13 +104,14 @@ class GymnasiumSource:
     ) -> tuple[GymnasiumState, Rollout, Ended]:
         """Act T times in every environment."""
         device = state.key.device
-        key, ended = state.key, Ended()
+        key, *keys = self._draw_keys(state.key).unbind()
+        ended = Ended()
         buffer = _Buffer(self._envs.spec, self._steps, self._envs.num_envs)
         acts = []
-        for t in range(self._steps):
+        for t, key_act in enumerate(keys):
             obs = tuple(torch.from_numpy(x).to(device) for x in self._obs)
-            key, action, executed, log_prob = self._explore(key, params, obs)
-            step = self._follow(tree.map(Tensor.cpu, executed))
+            action, executed, log_prob = self._explore(key_act, params, obs)
+            step = self._follow(Action(executed.continuous.cpu(), executed.discrete.cpu()))
             buffer.put(t, self._obs, step)
             acts.append((action, log_prob))
             self._obs = step.obs
