@@ -172,6 +172,7 @@ def alternate(clocks: Sequence[Clock], plan: Plan) -> list[tuple[int, list[float
 
 def calls_per_round(clock: Clock, round_seconds: float) -> int:
     """Find by trying how many calls fill a round; the trying is the warm-up."""
+    clock.seconds_per_call(1)  # not counted: the second call may compile once more
     calls = 1
     while True:
         each = clock.seconds_per_call(calls)

@@ -28,6 +28,24 @@ def take(tree: Any, index: Tensor | int | slice) -> Any:
     return optree.tree_map(lambda x: x[index], tree)
 
 
+def row_major(tree: Any) -> Any:
+    """Lay out every leaf row by row, copying those that lie otherwise.
+
+    vmap returns views, with a stride of 0 where all members have one value. A function is
+    compiled for the strides it is given, and once more for what its own results have.
+    """
+    return optree.tree_map(_row_major, tree)
+
+
+def _row_major(x: Tensor) -> Tensor:
+    stride = 1
+    for size, actual in zip(reversed(x.shape), reversed(x.stride())):
+        if actual != stride:
+            return x.clone(memory_format=torch.contiguous_format)
+        stride *= max(size, 1)
+    return x
+
+
 def where(condition: Tensor, if_true: Any, if_false: Any) -> Any:
     """Choose leaf by leaf; `condition` `[*B]` is matched with the leading axes of every leaf.
 

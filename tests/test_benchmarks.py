@@ -99,6 +99,13 @@ def test_calls_fill_a_round_as_far_as_they_may(seconds, calls):
     assert harness.calls_per_round(Fake("", seconds, []), 1.0) == calls
 
 
+def test_a_second_call_that_compiles_again_does_not_pass_for_a_slow_one():
+    clock = Fake("", 0.01, [])
+    waits = iter([2.5])
+    clock.seconds_per_call = lambda calls: next(waits, clock.seconds)
+    assert harness.calls_per_round(clock, 1.0) == 100
+
+
 def test_timer_wakes_before_short_calls_and_tells_the_seconds_of_one(monkeypatch):
     now, called = [0.0], []
 

@@ -289,6 +289,16 @@ def test_a_stage_lifts_the_two_functions_that_epochs_consist_of():
     assert lifted == ["prepare"] + ["step"] * 4
 
 
+@pytest.mark.parametrize("size", [1, 3])
+def test_members_lie_as_an_update_leaves_them_so_that_it_compiles_once(size):
+    many = ensemble(LEARNER)
+    state = many.init(random.split(random.key(0), size))
+    batch = examples.stacked(lambda seed: examples.batch(seed, 9), *range(size))
+    after, _ = many.update(state, batch)
+    for before_leaf, after_leaf in zip(tree.leaves(state), tree.leaves(after), strict=True):
+        assert before_leaf.stride() == after_leaf.stride() == torch.empty(after_leaf.shape).stride()
+
+
 # --- compiled -----------------------------------------------------------------------------
 
 

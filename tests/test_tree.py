@@ -39,6 +39,26 @@ def test_take_and_stack_are_inverse():
     chex.assert_trees_all_equal([tree.take(stacked, k) for k in range(3)], members)
 
 
+def test_row_major_copies_what_lies_otherwise_and_nothing_else():
+    lying = {"rows": torch.randn(3, 2), "one": torch.ones(()), "none": torch.ones(0, 4)}
+    for name, x in tree.row_major(lying).items():
+        assert x is lying[name]
+    other = {
+        "expanded": torch.randn(1).expand(3),
+        "one member": torch.randn(1).as_strided((1,), (0,)),
+        "turned": torch.randn(2, 3).T,
+        "part": torch.randn(3, 2)[:, 0],
+    }
+    laid = tree.row_major(other)
+    chex.assert_trees_all_equal(laid, other)
+    assert {name: x.stride() for name, x in laid.items()} == {
+        "expanded": (1,),
+        "one member": (1,),
+        "turned": (2, 1),
+        "part": (1,),
+    }
+
+
 def test_where_chooses_member_by_member_along_the_leading_axes():
     a, b = (
         {"x": torch.zeros(2, 3), "n": torch.zeros(2)},

@@ -28,7 +28,12 @@ def ensemble(functions: Functions) -> Functions:
     Returns:
       The same, over stacked arguments: every leaf `[…]` becomes `[E, …]`.
     """
-    return over_functions(lambda function: vmap(function, randomness="error"), functions)
+    return over_functions(_over_members, functions)
+
+
+def _over_members(function: Callable[..., Any]) -> Callable[..., Any]:
+    lifted = vmap(function, randomness="error")
+    return lambda *arguments: tree.row_major(lifted(*arguments))
 
 
 def members(stacked: Any) -> list[Any]:

@@ -10,6 +10,7 @@ from torch.func import vmap
 from optinfra import random, tree
 from optinfra.envs import Env, autoreset
 from optinfra.iteration import Rollout
+from optinfra.lift import ensemble
 from optinfra.lift.epochs import Stage, unlifted
 from optinfra.types import Act, Key, Obs, PyTree, Spec
 
@@ -61,9 +62,7 @@ def collector(
 
     def init(key: Key) -> CollectorState:
         key, key_reset = random.split(key).unbind()
-        # vmap returns views; a step would be compiled for their strides, and once more for others.
-        reset = vmap(env.reset)(random.split(key_reset, num_envs))
-        state, obs = tree.map(Tensor.contiguous, reset)
+        state, obs = ensemble(env.reset)(random.split(key_reset, num_envs))
         returns = torch.zeros(num_envs, device=key.device)
         lengths = torch.zeros(num_envs, dtype=torch.int64, device=key.device)
         return CollectorState(state, obs, returns, lengths, key)
