@@ -183,7 +183,6 @@ def test_notes_and_warnings_are_lines_of_their_own(tmp_path):
     [
         ("3DBallSAC", ['3DBall.trainer_type = "sac": only ppo']),
         ("DungeonEscape", ['DungeonEscape.trainer_type = "poca": only ppo']),
-        ("Hallway", ["Hallway2.network_settings.memory: recurrent networks"]),
         (
             "PyramidsImitation",
             [
