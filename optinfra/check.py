@@ -38,6 +38,16 @@ def require_dtype(name: str, x: Tensor, *dtypes: torch.dtype) -> None:
         raise TypeError(f"`{name}` must have dtype {expected}, got {x.dtype}.")
 
 
+def require_integer(name: str, x: int, low: int) -> None:
+    """Raise unless the Python number `x` is an integer (TypeError) of at least `low` (ValueError).
+
+    For what sets sizes: a settings file may hold 4.0 or "4".
+    """
+    if not isinstance(x, int):
+        raise TypeError(f"`{name}` must be an integer, got {x!r}.")
+    require_number(name, x, low)
+
+
 def require_number(
     name: str,
     x: float,

@@ -2,16 +2,25 @@
 
 import difflib
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from optinfra.envs.cartpole import cartpole
 from optinfra.envs.environment import Env
 from optinfra.envs.gymnasium import GymnasiumVector
+from optinfra.envs.hidden import cartpole_without_velocity, pendulum_without_velocity
 from optinfra.envs.pendulum import pendulum
+from optinfra.envs.recall import recall
 
 TENSOR_PREFIX = "tensor:"
-TENSOR_ENVS = {"tensor:CartPole-v1": cartpole, "tensor:Pendulum-v1": pendulum}
+TENSOR_ENVS: Mapping[str, Callable[..., Env]] = {
+    "tensor:CartPole-v1": cartpole,
+    "tensor:Pendulum-v1": pendulum,
+    # These need memory; the names of the last two are RL Zoo's.
+    "tensor:Recall-v0": recall,
+    "tensor:CartPoleNoVel-v1": cartpole_without_velocity,
+    "tensor:PendulumNoVel-v1": pendulum_without_velocity,
+}
 VECTORIZATIONS = ("auto", "sync", "async", "vector_entry_point")
 # Those of Gymnasium's own vectorised environments that were found equal to the single one
 # (time limit, final observation, reset: tests/test_gymnasium.py); 25 µs where sync takes 43.
@@ -30,8 +39,8 @@ def make(
     """Make an environment by its name.
 
     Args:
-      name: `tensor:CartPole-v1` or `tensor:Pendulum-v1` for an `Env` of pure functions, else
-        what Gymnasium calls it; `package:Name-v0` imports the package that registers it.
+      name: one of `TENSOR_ENVS`, such as `tensor:CartPole-v1`, for an `Env` of pure functions,
+        else what Gymnasium calls it; `package:Name-v0` imports the package that registers it.
       num_envs: N ≥ 1 environments side by side; an `Env` is one, and vmap makes it N.
       vectorization: of Gymnasium's: `sync` steps them in turn, `async` in processes of their
         own, `vector_entry_point` all at once where the environment has such a form; `auto`

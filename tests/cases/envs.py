@@ -1,7 +1,18 @@
 import torch
 
 from optinfra import random
-from optinfra.envs import CartPoleState, PendulumState, autoreset, cartpole, pendulum
+from optinfra.envs import (
+    CartPoleState,
+    PendulumState,
+    RecallState,
+    autoreset,
+    cartpole,
+    cartpole_without_velocity,
+    observe_only,
+    pendulum,
+    pendulum_without_velocity,
+    recall,
+)
 from optinfra.types import Action
 from tests.contracts import Case
 
@@ -30,6 +41,12 @@ def rods(k):
     return PendulumState(angle, speed, torch.tensor(5 + k)), torque(k), random.key(k)
 
 
+def cued(k):
+    """Member 0 has seen its cue, member 1 answers right, member 2 wrong."""
+    state = RecallState(torch.tensor(k), torch.tensor([0, DELAY + 1, DELAY + 1][k]))
+    return state, Action(torch.zeros(0), torch.tensor([min(k, 1)])), random.key(k)
+
+
 def in_two(step):
     """`(state, *inputs) -> (state, out)` from a step that returns five things."""
 
@@ -40,12 +57,27 @@ def in_two(step):
     return paired
 
 
-LIMIT = 8
+LIMIT, DELAY = 8, 3
+REMEMBERED = recall(cues=3, delay=DELAY)
+POSITION = observe_only(cartpole(time_limit=LIMIT), (0,))
 CASES = {
     "cartpole.reset": Case(cartpole().reset, key),
     "cartpole.step": Case(in_two(cartpole(time_limit=LIMIT).step), carts, step=True),
     "pendulum.reset": Case(pendulum().reset, key),
     "pendulum.step": Case(in_two(pendulum(time_limit=LIMIT).step), rods, step=True),
+    "recall.reset": Case(REMEMBERED.reset, key),
+    "recall.step": Case(in_two(REMEMBERED.step), cued, step=True),
+    "observe_only.reset": Case(POSITION.reset, key),
+    "observe_only.step": Case(in_two(POSITION.step), carts, step=True),
+    "cartpole_without_velocity.reset": Case(cartpole_without_velocity().reset, key),
+    "cartpole_without_velocity.step": Case(
+        in_two(cartpole_without_velocity(time_limit=LIMIT).step), carts, step=True
+    ),
+    "pendulum_without_velocity.reset": Case(pendulum_without_velocity().reset, key),
+    "pendulum_without_velocity.step": Case(
+        in_two(pendulum_without_velocity(time_limit=LIMIT).step), rods, step=True
+    ),
     "autoreset cartpole": Case(autoreset(cartpole(time_limit=LIMIT)), carts, step=True),
     "autoreset pendulum": Case(autoreset(pendulum(time_limit=LIMIT)), rods, step=True),
+    "autoreset recall": Case(autoreset(REMEMBERED), cued, step=True),
 }
