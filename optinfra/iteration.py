@@ -6,14 +6,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from optinfra import random, tree
+from optinfra import random, sequences, tree, values
 from optinfra.check import require_dtype, require_leading, require_number, require_shape
 from optinfra.learners import PPOBatch
 from optinfra.lift.epochs import Stage, epochs, unlifted
 from optinfra.losses import masked_mean
 from optinfra.networks import name_hash
 from optinfra.returns import gae
-from optinfra.types import Action, Key, Learner, Obs, PyTree, Signal, Stats
+from optinfra.types import (
+    Action,
+    Key,
+    Learner,
+    Memories,
+    Obs,
+    PyTree,
+    RolloutValues,
+    Signal,
+    Stats,
+    Trajectory,
+)
 
 
 class Rollout(NamedTuple):
@@ -28,6 +39,7 @@ class Rollout(NamedTuple):
     terminated: Tensor  # [T, *B] bool, the episode ended by its own rules
     truncated: Tensor  # [T, *B] bool, the episode was cut, by a time limit for example
     mask: Tensor  # [T, *B] bool, False for a row that is no transition
+    memory: PyTree = ()  # [T, *B, M], the policy's before each step; () without one
 
 
 class IterationState(NamedTuple):
@@ -36,6 +48,7 @@ class IterationState(NamedTuple):
     learner: PyTree
     signals: dict[str, PyTree]  # by name
     gae_lambda: Tensor  # [] float32 in [0, 1]
+    memory: PyTree  # [B, M], the critic's before the next rollout; () without one
 
 
 class Iteration(NamedTuple):
@@ -53,6 +66,9 @@ def iteration(
     time_horizon: int | None = None,
     num_epochs: int = 3,
     batch_size: int = 1024,
+    sequence_length: int = 64,
+    burn_in: int = 0,
+    num_agents: int | None = None,
     stage: Stage = unlifted,
 ) -> Iteration:
     """Compose signals, values, advantages and epochs of updates into one function.
@@ -62,6 +78,9 @@ def iteration(
     The normaliser sees the rollout before it is valued, as in ML-Agents. A row that is no
     transition changes nothing, whatever it holds: advantages end before it, as at a cut.
 
+    With a learner that remembers, each agent's critic goes on from where the last rollout
+    left it, memories are reset where episodes end, and the rollout is cut into sequences.
+
     Args:
       learner: an on-policy learner of `PPOBatch`es whose values have the signals' names.
       signals: by the name of their stream.
@@ -70,6 +89,10 @@ def iteration(
         not at all unless given.
       num_epochs: passes over the rollout.
       batch_size: rows per minibatch, at most T · B.
+      sequence_length: S ≥ 1, steps of a sequence, for a learner that remembers.
+      burn_in: k in [0, S), steps of each sequence that only warm its memory up; see
+        `sequences.starts`, and the learner's own `burn_in`.
+      num_agents: B, needed for a learner that remembers: how many agents collect.
       stage: applied to each function the iteration consists of, such as `lift.compiled`;
         for a compiled ensemble: `lambda f: compiled(ensemble(f))`.
 
@@ -87,6 +110,10 @@ def iteration(
         raise ValueError(f"`time_horizon` must be at least 1, got {time_horizon}.")
     if not signals:
         raise ValueError("`signals` must have at least one signal, got none.")
+    sequences.starts(1, sequence_length, burn_in)
+    recurrent = bool(tree.leaves(learner.memories((1,))))
+    if recurrent and num_agents is None:
+        raise ValueError("`num_agents` must be given for a learner that remembers, got None.")
 
     hashes = {name: name_hash(name) for name in signals}
 
@@ -99,6 +126,7 @@ def iteration(
                 for name, signal in signals.items()
             },
             gae_lambda=torch.tensor(gae_lambda, dtype=torch.float32, device=key.device),
+            memory=learner.memories((num_agents,), key.device).critic if recurrent else (),
         )
 
     def prepare(state: IterationState, rollout: Rollout) -> tuple[IterationState, PPOBatch, Stats]:
@@ -108,9 +136,20 @@ def iteration(
         learnt = learnt._replace(steps=learnt.steps + rollout.mask.sum())
         state = state._replace(learner=learnt)
         cuts = _cuts(rollout, time_horizon)
-        batch, stats = _valued(learner, signals, state, rollout, cuts)
+        trajectory = Trajectory(
+            rollout.obs, state.memory, rollout.terminated, rollout.truncated, rollout.mask
+        )
+        valued = learner.rollout_values(learnt.params, trajectory, rollout.next_obs)
+        batch, stats = _valued(signals, state, rollout, valued, cuts)
         state, signal_stats = _learn_signals(signals, state, rollout)
-        return state, _as_rows(batch, rollout.mask.ndim), stats | signal_stats
+        state = state._replace(memory=valued.final_memory)
+        if not recurrent:
+            return state, _as_rows(batch, rollout.mask.ndim), stats | signal_stats
+        batch = batch._replace(
+            memory=Memories(rollout.memory, valued.memories),
+            reset=values.resets(values.cuts(trajectory)),
+        )
+        return state, _as_sequences(batch, sequence_length, burn_in), stats | signal_stats
 
     prepare = stage(prepare)
     update_epochs = epochs(
@@ -141,41 +180,37 @@ def _cuts(rollout: Rollout, time_horizon: int | None) -> Tensor:
 
 
 def _valued(
-    learner: Learner,
     signals: Mapping[str, Signal],
     state: IterationState,
     rollout: Rollout,
+    valued: RolloutValues,
     cuts: Tensor,
 ) -> tuple[PPOBatch, Stats]:
-    # Data from here on, also where somebody's parameters require a gradient.
-    values, next_values = tree.map(
-        Tensor.detach,
-        tuple(learner.values(state.learner.params, x) for x in (rollout.obs, rollout.next_obs)),
-    )
-    _check_streams(signals, values)
+    now, following = valued.values, valued.next_values
+    _check_streams(signals, now)
     advantages, returns, stats = {}, {}, {}
     for name, signal in signals.items():
         own = state.signals[name]
         rewards = own.strength * signal.evaluate(own, rollout).detach()
         advantages[name] = gae(
             rewards,
-            values[name],
-            next_values[name],
+            now[name],
+            following[name],
             rollout.terminated,
             cuts,
             discount=own.gamma,
             gae_lambda=state.gae_lambda,
         )
-        returns[name] = advantages[name] + values[name]
+        returns[name] = advantages[name] + now[name]
         stats[f"{name}_reward"] = masked_mean(rewards, rollout.mask)
-        stats[f"{name}_value"] = masked_mean(values[name], rollout.mask)
+        stats[f"{name}_value"] = masked_mean(now[name], rollout.mask)
     batch = PPOBatch(
         obs=rollout.obs,
         action=rollout.action,
         action_mask=rollout.action_mask,
         log_prob=rollout.log_prob,
         advantages=torch.stack(list(advantages.values())).mean(0),
-        values=values,
+        values=now,
         returns=returns,
         mask=rollout.mask,
     )
@@ -196,6 +231,15 @@ def _learn_signals(
 def _as_rows(batch: PPOBatch, axes: int) -> PPOBatch:
     """Fold time and what follows it into one axis of rows: `[T, *B, …]` becomes `[N, …]`."""
     return tree.map(lambda x: x.flatten(0, axes - 1), batch)
+
+
+def _as_sequences(batch: PPOBatch, length: int, burn_in: int) -> PPOBatch:
+    """Cut `[T, *B, …]` into sequences `[N, S, …]` and select the memories they start from."""
+    steps, axes = len(batch.mask), batch.mask.ndim
+    memory = sequences.at_starts(batch.memory, length, burn_in, axes=axes)
+    cut = sequences.cut(batch._replace(memory=()), length, burn_in, axes=axes)
+    warmup = sequences.is_warmup(cut.mask, steps, burn_in) & cut.mask
+    return cut._replace(memory=memory, mask=cut.mask & ~warmup, warmup=warmup)
 
 
 def _check_streams(signals: Mapping[str, Signal], values: Mapping[str, Tensor]) -> None:

@@ -95,3 +95,11 @@ def replace(tree: Any, values: Mapping[str, Any]) -> Any:
 def unflatten(like: Any, values: Sequence[Tensor]) -> Any:
     """Put `values` (in the order of `leaves`) into the structure of `like`."""
     return optree.tree_unflatten(optree.tree_structure(like), values)
+
+
+def broadcast_prefix(prefix: Any, tree: Any) -> list[Any]:
+    """Give every leaf of `tree` what `prefix` has at or above its place, as vmap reads `in_dims`.
+
+    `None` is a value of its own in `prefix`. The order is that of `leaves`.
+    """
+    return optree.broadcast_prefix(prefix, tree, none_is_leaf=True)

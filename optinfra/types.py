@@ -47,13 +47,39 @@ class Act(NamedTuple):
     memory: PyTree  # recurrent memory after this step; () without one
 
 
+class Memories(NamedTuple):
+    """What an agent remembers: the policy's part and the values' part apart."""
+
+    actor: PyTree  # [*B, M]; () without memory
+    critic: PyTree  # [*B, M]; () without memory
+
+
+class Trajectory(NamedTuple):
+    """What an agent saw, step after step; episodes may end within."""
+
+    obs: Obs  # [T, *B, D_i] each
+    memory: PyTree  # [*B, M], the critic's before the first step; () without one
+    terminated: Tensor  # [T, *B] bool, the episode ended with this step
+    truncated: Tensor  # [T, *B] bool, the episode was cut after this step
+    mask: PyTree  # [T, *B] bool, False where a row is padding; () where every row counts
+
+
 class TrajectoryValues(NamedTuple):
     """What a critic says of a trajectory, stream by stream."""
 
     values: dict[str, Tensor]  # [T, *B] each, in the unit of the stream's rewards
     bootstrap: dict[str, Tensor]  # [*B] each, value of what follows the last step
-    memories: PyTree  # recurrent memory at the start of each sequence; () without one
-    final_memory: PyTree  # memory to pass to the next trajectory; () without one
+    memories: PyTree  # [n, *B, M], the critic's at the start of each sequence; () without one
+    final_memory: PyTree  # [*B, M], to pass to the next trajectory; () without one
+
+
+class RolloutValues(NamedTuple):
+    """What a critic says of a rollout in which episodes may end, stream by stream."""
+
+    values: dict[str, Tensor]  # [T, *B] each, of the observations acted on
+    next_values: dict[str, Tensor]  # [T, *B] each, of those that really followed
+    memories: PyTree  # [T, *B, M], the critic's before each step; () without one
+    final_memory: PyTree  # [*B, M], to pass to the next rollout; () without one
 
 
 class Transform(NamedTuple):
@@ -86,9 +112,13 @@ class Learner(NamedTuple):
     """
 
     init: Callable[[Key], PyTree]  # (key) -> state
+    memories: Callable[..., Memories]  # (rows, device=None) -> zeros [*rows, M]
     act: Callable[[PyTree, Obs, PyTree, Key], Act]  # (params, obs, memory, key), drawn
     greedy: Callable[[PyTree, Obs, PyTree], Act]  # (params, obs, memory), the likeliest action
     observe: Callable[[PyTree, Obs, Tensor], PyTree]  # (state, obs, mask) -> state, moments moved
-    values: Callable[[PyTree, Obs], dict[str, Tensor]]  # (params, obs) -> [*B] by stream
+    # (params, obs, memory, reset) -> [*B] by stream; memory and reset only where it remembers
+    values: Callable[..., dict[str, Tensor]]
     update: Callable[[PyTree, PyTree], tuple[PyTree, Stats]]  # (state, batch), one gradient step
     trajectory_values: Callable[..., TrajectoryValues]  # (params, batch, next_obs, done)
+    # (params, trajectory, next_obs [T, *B, D_i] each)
+    rollout_values: Callable[[PyTree, Trajectory, Obs], RolloutValues]

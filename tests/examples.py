@@ -6,7 +6,7 @@ from optinfra import networks, random, tree
 from optinfra.iteration import Rollout, iteration
 from optinfra.learners import PPOBatch, ppo
 from optinfra.signals import extrinsic
-from optinfra.types import Action, ActionSpec, Spec
+from optinfra.types import Action, ActionSpec, Memories, Spec, Trajectory
 
 SPEC = Spec(obs=((3,), (2,)), action=ActionSpec(2, (3, 2)))
 STREAMS = ("extrinsic",)
@@ -18,6 +18,16 @@ def network(build=networks.actor_critic, spec=SPEC):
 
 def learner(spec=SPEC, **options):
     return ppo(network(spec=spec), spec, **({"learning_rate": 1e-2, "normalize": True} | options))
+
+
+def recurrent_network(build=networks.recurrent_actor_critic, spec=SPEC, **options):
+    sizes = {"memory_size": 6, "hidden_units": 8, "num_layers": 1}
+    return build(spec, STREAMS, **(sizes | options))
+
+
+def recurrent_learner(spec=SPEC, cell="lstm", **options):
+    settings = {"learning_rate": 1e-2, "normalize": True, "sequence_length": 4} | options
+    return ppo(recurrent_network(spec=spec, cell=cell), spec, **settings)
 
 
 def key(k):
@@ -48,6 +58,25 @@ def batch(seed, *rows, spec=SPEC):
         values={name: normal(seed + 40, *rows) for name in STREAMS},
         returns={name: normal(seed + 50, *rows) for name in STREAMS},
         mask=normal(seed + 60, *rows) > -0.7,
+    )
+
+
+def sequences(seed, count, length, memory_size=6, spec=SPEC):
+    """Sequences `[N, S]` of random numbers, with resets in them and memories to start from."""
+    return batch(seed, count, length, spec=spec)._replace(
+        memory=Memories(*(normal(seed + 90 + i, count, memory_size) for i in range(2))),
+        reset=normal(seed + 92, count, length) > 1.0,
+    )
+
+
+def trajectory(seed, *rows, memory=(), mask=(), spec=SPEC):
+    """What agents saw `[T, *B]`, with ends of both kinds in it."""
+    return Trajectory(
+        obs=tuple(normal(seed + i, *rows, *shape) for i, shape in enumerate(spec.obs)),
+        memory=memory,
+        terminated=normal(seed + 81, *rows) > 1.3,
+        truncated=normal(seed + 82, *rows) > 1.3,
+        mask=mask,
     )
 
 

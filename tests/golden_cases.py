@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from optinfra import networks
+from optinfra import networks, tree
 from optinfra.learners import PPOBatch, ppo
 from optinfra.schedules import BETA_FLOOR, EPSILON_FLOOR, LEARNING_RATE_FLOOR, linear_to_floor
-from optinfra.types import Action, ActionSpec, Spec
+from optinfra.types import Action, ActionSpec, Memories, Spec
 
 FOLDER = Path(__file__).parent / "golden"
 BODY = "network_body._body_endoder.seq_layers"
@@ -47,14 +47,8 @@ def spec_of(meta: dict) -> Spec:
 def ppo_learner(golden: Golden):
     """The learner that the recorded settings describe."""
     meta, hyper = golden.meta, golden.meta["hyperparameters"]
-    build = networks.shared_actor_critic if meta["shared_critic"] else networks.actor_critic
     spec = spec_of(meta)
-    network = build(
-        spec,
-        tuple(meta["streams"]),
-        hidden_units=meta["hidden_units"],
-        num_layers=meta["num_layers"],
-    )
+    network = network_of(meta)
 
     def decay(initial, floor):
         return linear_to_floor(initial, floor, meta["max_steps"])
@@ -66,7 +60,18 @@ def ppo_learner(golden: Golden):
         clip_range=decay(hyper["epsilon"], EPSILON_FLOOR),
         entropy_coef=decay(hyper["beta"], BETA_FLOOR),
         normalize=meta["normalize"],
+        sequence_length=meta["sequence_length"],
+        ignore_done={"curiosity"},
     )
+
+
+def network_of(meta: dict) -> networks.ActorCritic | networks.RecurrentActorCritic:
+    """The networks that the recorded settings describe."""
+    build = networks.shared_actor_critic if meta["shared_critic"] else networks.actor_critic
+    sizes = {"hidden_units": meta["hidden_units"], "num_layers": meta["num_layers"]}
+    if meta["recurrent"]:
+        build, sizes = networks.recurrent_actor_critic, sizes | {"memory_size": meta["memory_size"]}
+    return build(spec_of(meta), tuple(meta["streams"]), **sizes)
 
 
 def ppo_weights(golden: Golden, moment: str) -> dict[str, torch.Tensor]:
@@ -81,6 +86,10 @@ def ppo_weights(golden: Golden, moment: str) -> dict[str, torch.Tensor]:
         for layer in range(meta["num_layers"]):
             for part in ("weight", "bias"):
                 weights[f"{prefix}layers.{layer}.{part}"] = module[f"{BODY}.{2 * layer}.{part}"]
+        if meta["recurrent"]:
+            for part in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"):
+                name = f"{prefix.removesuffix('body.')}memory.{part}"
+                weights[name] = module[f"network_body.lstm.lstm.{part}"]
     for part in ("weight", "bias"):
         if meta["continuous"]:
             weights[f"{actor_head}mean.{part}"] = policy[f"{CONTINUOUS}.mu.{part}"]
@@ -104,7 +113,7 @@ def ppo_batch(golden: Golden) -> PPOBatch:
     has_branches = bool(spec.action.branches)
     action_mask = columns["action_mask"] if has_branches else columns["action_mask"][:, :0]
     returns = {name: columns[f"returns:{name}"] for name in golden.meta["streams"]}
-    return PPOBatch(
+    batch = PPOBatch(
         obs=tuple(columns[f"obs:{i}"] for i in range(len(spec.obs))),
         action=Action(columns["continuous_action"], columns["discrete_action"].long()),
         action_mask=action_mask.bool(),
@@ -114,3 +123,21 @@ def ppo_batch(golden: Golden) -> PPOBatch:
         returns=returns,
         mask=mask,
     )
+    return as_sequences(batch, columns, golden.meta) if golden.meta["recurrent"] else batch
+
+
+def as_sequences(batch: PPOBatch, columns: dict[str, torch.Tensor], meta: dict) -> PPOBatch:
+    """Recorded rows stand one sequence after the other; the first of each holds its memory."""
+    length = meta["sequence_length"]
+    memories = (columns[name][::length] for name in ("memory", "critic_memory"))
+    rows = tree.map(lambda x: x.unflatten(0, (-1, length)), batch)
+    return rows._replace(memory=Memories(*memories), reset=torch.zeros_like(rows.mask))
+
+
+def trajectories(golden: Golden):
+    """Recorded trajectories of one agent, in order: observations, what followed, done, values."""
+    for k, (_, done) in enumerate(golden.meta["trajectories"]):
+        columns, count = golden.tensors(f"batch/{k}/"), len(golden.meta["obs"])
+        obs = tuple(columns[f"obs:{i}"] for i in range(count))
+        following = tuple(columns[f"next_obs_last:{i}"] for i in range(count))
+        yield obs, following, torch.tensor(done), golden.tensors(f"out/{k}/")

@@ -17,6 +17,7 @@ from optinfra.networks import name_hash
 from optinfra.returns import gae
 from optinfra.signals import extrinsic
 from optinfra.types import Action, ActionSpec, Signal, Spec
+from optinfra.values import Critic, rollout_values
 from tests import examples, plain_ppo
 
 KEY = random.key(11)
@@ -41,7 +42,11 @@ def reading(seen, streams=("extrinsic",)):
         seen.append(batch)
         return state, {}
 
-    return examples.learner(spec, normalize=False)._replace(values=values, update=update)
+    def judged(params, obs, memory, reset):
+        return values(params, obs), memory
+
+    valued = rollout_values(Critic(judged, judged))
+    return examples.learner(spec, normalize=False)._replace(rollout_values=valued, update=update)
 
 
 def readable(seed, *rows, streams=1, ends=0.2, masked=0.2):
@@ -332,22 +337,21 @@ def test_the_normaliser_sees_the_rollout_once_before_it_is_valued_and_signals_le
         return call
 
     told = learner._replace(
-        **{name: telling(name) for name in ("observe", "values", "update")},
+        **{name: telling(name) for name in ("observe", "rollout_values", "update")},
     )
     one = iteration(told, {"extrinsic": watched(calls, "it")}, num_epochs=1, batch_size=10)
     rollout = examples.rollout(0, 5, 2)
     start = one.init(KEY)
     after, _ = one.update(start, rollout)
     names = [name for name, *_ in calls]
-    assert names == ["observe", "values", "values", "evaluate it", "update it", "update"]
+    assert names == ["observe", "rollout_values", "evaluate it", "update it", "update"]
     seen = tuple(
         moments.update(m, x, rollout.mask)
         for m, x in zip(start.learner.params.moments, rollout.obs)
     )
     chex.assert_trees_all_equal(after.learner.params.moments, seen)
-    for _, params, _ in calls[1:3]:
-        chex.assert_trees_all_equal(params.moments, seen)
-    (_, evaluated, rewarded), (_, learning, learnt_from) = calls[3:5]
+    chex.assert_trees_all_equal(calls[1][1].moments, seen)
+    (_, evaluated, rewarded), (_, learning, learnt_from) = calls[2:4]
     chex.assert_trees_all_equal(evaluated, start.signals["extrinsic"])
     chex.assert_trees_all_equal(learning, start.signals["extrinsic"])
     assert after.signals["extrinsic"].updates == 1

@@ -44,7 +44,7 @@ def test_ensemble_of_a_learner_is_a_learner_whose_members_equal_single_ones():
 
 def test_an_ensemble_values_trajectories_member_by_member():
     def arguments(seed):
-        rows, following = examples.batch(seed, 6, 2), examples.batch(seed + 1, 2)
+        rows, following = examples.trajectory(seed, 6, 2), examples.batch(seed + 1, 2)
         return examples.state(seed, LEARNER).params, rows, following.obs, following.mask
 
     each = [arguments(seed) for seed in (1, 2, 3)]

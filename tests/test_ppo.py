@@ -8,7 +8,9 @@ from optinfra import random, tree
 from optinfra.moments import Moments
 from tests import golden_cases
 
-CASES = ["ppo_continuous", "ppo_discrete", "ppo_hybrid", "ppo_shared_normalized"]
+CASES = [
+    "ppo_continuous", "ppo_discrete", "ppo_hybrid", "ppo_shared_normalized", "ppo_recurrent",
+]  # fmt: skip
 UPSTREAM_STATS = {
     "policy_loss": "Losses/Policy Loss",
     "value_loss": "Losses/Value Loss",

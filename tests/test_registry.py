@@ -10,7 +10,8 @@ import pytest
 
 CORE = [  # rooms of pure functions; cases of `optinfra.<room>` are in `tests/cases/<last part>.py`
     "random", "returns", "losses", "distributions", "schedules", "moments", "transforms",
-    "networks", "signals", "learners", "lift", "iteration", "envs", "train.collect",
+    "networks", "signals", "learners", "lift", "iteration", "envs", "train.collect", "sequences",
+    "values", "memory",
 ]  # fmt: skip
 # What has no case of its own, and why.
 COMBINATOR = "takes functions and returns functions; its laws are in tests/test_lift.py"
@@ -25,7 +26,10 @@ EXEMPT = {
     "lift.members": "undoes stacking: its result is a Python list, not a tree of tensors",
     **{
         f"lift.epochs.{field}": LEARNERS_OWN
-        for field in ("init", "act", "greedy", "observe", "values", "trajectory_values")
+        for field in (
+            "init", "memories", "act", "greedy", "observe", "values",
+            "trajectory_values", "rollout_values",
+        )
     },
     **{
         f"networks.{name}.{field}": PART
@@ -36,6 +40,22 @@ EXEMPT = {
         f"networks.orthogonal_initialization.{part}": "an initializer that has a case"
         for part in ("body", "policy", "values")
     },
+    **{
+        f"networks.{name}.{field}": PART
+        for name in ("separate_recurrent", "shared_recurrent", "without_memory")
+        for field in (
+            "init", "memories", "policy", "values", "values_and_memories", "policy_and_values",
+        )
+    },
+    **{
+        f"{name}.memories": STATIC
+        for name in (
+            "networks.recurrent_actor_critic", "networks.shared_recurrent_actor_critic",
+            "learners.ppo",
+        )
+    },
+    "sequences.starts": NO_TENSORS,
+    "train.collect.remembers_nothing": STATIC,
     "networks.name_hash": NO_TENSORS,
     "envs.make": SHELL,
     "train.collect.every_choice": STATIC,

@@ -123,7 +123,8 @@ RUN = dict(
     debug=False,
     optinfra=dict(
         env="CartPole-v1", env_kwargs={}, compile="auto", max_grad_norm=None,
-        initialization="mlagents", activation="swish", value_clipping=True, threads=None,
+        initialization="mlagents", activation="swish", value_clipping=True,
+        recurrent_cell="lstm", burn_in=0, threads=None,
     ),
 )  # fmt: skip
 

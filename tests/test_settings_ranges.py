@@ -58,6 +58,8 @@ RANGES = [
     ("optinfra.compile", ["auto", "on", "off", True, False], ["yes", None]),
     ("optinfra.activation", ["tanh"], ["relu"]),
     ("optinfra.value_clipping", [True, False], ["perhaps"]),
+    ("optinfra.recurrent_cell", ["lstm", "gru"], ["rnn", 1]),
+    ("optinfra.burn_in", [0, 8], [-1, 0.5]),
     ("optinfra.threads", [None, 1, 8], [0, -1, 1.5, "many"]),
     ("optinfra.initialization", ["orthogonal"], ["xavier"]),
     ("environment_parameters.g.sampler_parameters.st_dev", [0], [-1]),

@@ -23,7 +23,6 @@ def test_what_is_not_supported_is_refused_by_name():
     for name, lines in {
         "3DBallSAC": ['trainer_type = "sac": only ppo is trained yet.'],
         "DungeonEscape": ['trainer_type = "poca": only ppo is trained yet.'],
-        "Hallway": ["network_settings.memory: recurrent networks are not trained yet. Remove the"],
     }.items():
         run = load(CONFIGS / f"{name}.yaml")
         behavior = next(iter(run.behaviors))

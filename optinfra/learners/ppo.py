@@ -1,16 +1,22 @@
 """Proximal policy optimisation, as ML-Agents does it."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
 from optinfra import moments, random, tree
-from optinfra.check import require_dtype, require_number, require_shape, require_trailing
-from optinfra.distributions import Distribution, hybrid, mask_logits
+from optinfra.check import (
+    require_dtype,
+    require_integer,
+    require_number,
+    require_shape,
+    require_trailing,
+)
+from optinfra.distributions import Distribution, PolicyOutputs, hybrid, mask_logits
 from optinfra.losses import (
     approx_kl,
     clip_fraction,
@@ -20,7 +26,7 @@ from optinfra.losses import (
     trust_region_value_loss,
 )
 from optinfra.moments import Moments
-from optinfra.networks import ActorCritic
+from optinfra.networks import ActorCritic, RecurrentActorCritic, without_memory
 from optinfra.schedules import constant
 from optinfra.transforms import global_norm, raveled, scale_by_adam, skip_nonfinite
 from optinfra.types import (
@@ -28,15 +34,16 @@ from optinfra.types import (
     Action,
     Key,
     Learner,
+    Memories,
     Obs,
     Params,
     PyTree,
     Schedule,
     Spec,
     Stats,
-    TrajectoryValues,
     Transform,
 )
+from optinfra.values import Critic, rollout_values, trajectory_values
 
 Clipped = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]  # (new, old, aim, ε, mask)
 
@@ -78,16 +85,14 @@ class PPOBatch(NamedTuple):
     values: dict[str, Tensor]  # [*N] by stream, when the action was drawn
     returns: dict[str, Tensor]  # [*N] by stream
     mask: Tensor  # [*N] bool, True where the row counts
-
-
-class HasObs(Protocol):
-    """Whatever carries a trajectory's observations."""
-
-    obs: Obs  # [T, *B, D_i] each
+    # What follows is for learners that remember. A row is then a sequence, `*N` is `N, S`.
+    memory: PyTree = ()  # Memories [N, M], what each sequence starts from
+    reset: PyTree = ()  # [N, S] bool, True where a step starts from an empty memory
+    warmup: PyTree = ()  # [N, S] bool, True where a step that does not count warms the memory up
 
 
 def ppo(
-    network: ActorCritic,
+    network: ActorCritic | RecurrentActorCritic,
     spec: Spec,
     *,
     learning_rate: Schedule | float = 3e-4,
@@ -98,6 +103,9 @@ def ppo(
     surrogate: Clipped = clipped_surrogate_per_dimension,
     value_loss: Clipped = trust_region_value_loss,
     normalize: bool = False,
+    sequence_length: int | None = None,
+    burn_in: int = 0,
+    ignore_done: Collection[str] = (),
 ) -> Learner:
     """Maximise the clipped surrogate, fit the values, keep some entropy.
 
@@ -105,7 +113,8 @@ def ppo(
         w ← w − η · u,  u the transform of ∇L
 
     Args:
-      network: policy and values; the streams are those it has values for.
+      network: policy and values; the streams are those it has values for. With a recurrent
+        one the learner remembers, and learns from sequences.
       spec: sizes of observations and actions.
       learning_rate: η ≥ 0, per environment step where it is a schedule.
       clip_range: ε > 0 of the surrogate and of the value loss, likewise.
@@ -116,6 +125,9 @@ def ppo(
       surrogate: `losses.clipped_surrogate_per_dimension` or `losses.clipped_surrogate`.
       value_loss: `losses.trust_region_value_loss` or `losses.squared_value_loss`.
       normalize: whether observations pass a running normaliser first.
+      sequence_length: S, after how many steps `trajectory_values` tells a memory.
+      burn_in: k ≥ 0; no gradient flows from step k of a sequence to those before it.
+      ignore_done: streams whose bootstrap `trajectory_values` keeps at a termination.
 
     Returns:
       A `Learner` over `PPOState` and `PPOBatch`. Its stats, all `[]`: `policy_loss`,
@@ -131,8 +143,11 @@ def ppo(
     Source: Schulman et al. 2017, eq. 9, https://arxiv.org/abs/1707.06347.
     """
     require_number("value_coef", value_coef, 0.0)
+    require_integer("burn_in", burn_in, 0)
+    recurrent = isinstance(network, RecurrentActorCritic)
     rule = _Rule(
-        network=network,
+        network=network if isinstance(network, RecurrentActorCritic) else without_memory(network),
+        recurrent=recurrent,
         spec=spec,
         distribution=hybrid(spec.action),
         transform=transform or skip_nonfinite(raveled(scale_by_adam())),
@@ -145,17 +160,26 @@ def ppo(
         ),
         value_coef=value_coef,
         normalize=normalize,
+        burn_in=burn_in,
+    )
+    critic = Critic(
+        partial(_judged, rule, rule.network.values),
+        partial(_judged, rule, rule.network.values_and_memories),
     )
     return Learner(
         init=lambda key: _init(rule, key),
+        memories=rule.network.memories,
         act=lambda params, obs, memory, key: _act(rule, params, obs, memory, key),
         greedy=lambda params, obs, memory: _greedy(rule, params, obs, memory),
         observe=lambda state, obs, mask: _observe(rule, state, obs, mask),
-        values=lambda params, obs: _values(rule, params, obs),
+        values=lambda params, obs, memory=(), reset=None: critic.values(params, obs, memory, reset)[
+            0
+        ],
         update=lambda state, batch: _update(rule, state, batch),
-        trajectory_values=lambda params, batch, next_obs, done: _trajectory_values(
-            rule, params, batch, next_obs, done
+        trajectory_values=trajectory_values(
+            critic, sequence_length=sequence_length, ignore_done=ignore_done
         ),
+        rollout_values=rollout_values(critic),
     )
 
 
@@ -170,7 +194,8 @@ class _Scheduled(NamedTuple):
 class _Rule(NamedTuple):
     """What is static about one PPO."""
 
-    network: ActorCritic
+    network: RecurrentActorCritic
+    recurrent: bool
     spec: Spec
     distribution: Distribution
     transform: Transform
@@ -179,6 +204,7 @@ class _Rule(NamedTuple):
     schedules: _Scheduled
     value_coef: float
     normalize: bool
+    burn_in: int
 
 
 def _init(rule: _Rule, key: Key) -> PPOState:
@@ -201,16 +227,30 @@ def _init(rule: _Rule, key: Key) -> PPOState:
 
 
 def _act(rule: _Rule, params: PPOParams, obs: Obs, memory: PyTree, key: Key) -> Act:
-    outputs = rule.network.policy(params.weights, _normalized(rule, params, obs))
+    outputs, memory = _policy(rule, params, obs, memory)
     action, log_prob = rule.distribution.sample(outputs, key)
     return Act(action, rule.distribution.executed(action), log_prob, memory)
 
 
 def _greedy(rule: _Rule, params: PPOParams, obs: Obs, memory: PyTree) -> Act:
-    outputs = rule.network.policy(params.weights, _normalized(rule, params, obs))
+    outputs, memory = _policy(rule, params, obs, memory)
     action = rule.distribution.mode(outputs)
     log_prob = rule.distribution.log_prob(outputs, action)
     return Act(action, rule.distribution.executed(action), log_prob, memory)
+
+
+def _policy(
+    rule: _Rule, params: PPOParams, obs: Obs, memory: PyTree
+) -> tuple[PolicyOutputs, PyTree]:
+    """Ask the policy at one time: a sequence of one step where it remembers."""
+    obs = _normalized(rule, params, obs)
+    if not rule.recurrent:
+        return rule.network.policy(params.weights, obs, memory, None)
+    if not isinstance(memory, Tensor):
+        raise ValueError(f"`memory` must be what the policy remembers, [*B, M], got {memory}.")
+    sequence = tree.map(lambda x: x[None], obs)
+    outputs, memory = rule.network.policy(params.weights, sequence, memory, None)
+    return tree.take(outputs, 0), memory
 
 
 def _observe(rule: _Rule, state: PPOState, obs: Obs, mask: Tensor) -> PPOState:
@@ -219,8 +259,15 @@ def _observe(rule: _Rule, state: PPOState, obs: Obs, mask: Tensor) -> PPOState:
     return state._replace(params=state.params._replace(moments=running))
 
 
-def _values(rule: _Rule, params: PPOParams, obs: Obs) -> dict[str, Tensor]:
-    return rule.network.values(params.weights, _normalized(rule, params, obs))
+def _judged(
+    rule: _Rule,
+    values: Callable[[Params, Obs, PyTree, Tensor | None], tuple[dict[str, Tensor], PyTree]],
+    params: PPOParams,
+    obs: Obs,
+    memory: PyTree,
+    reset: Tensor | None,
+) -> tuple[dict[str, Tensor], PyTree]:
+    return values(params.weights, _normalized(rule, params, obs), memory, reset)
 
 
 def _normalized(rule: _Rule, params: PPOParams, obs: Obs) -> Obs:
@@ -230,21 +277,11 @@ def _normalized(rule: _Rule, params: PPOParams, obs: Obs) -> Obs:
     return tuple(moments.normalize(m, x) for m, x in zip(params.moments, obs))
 
 
-def _trajectory_values(
-    rule: _Rule, params: PPOParams, batch: HasObs, next_obs: Obs, done: Tensor
-) -> TrajectoryValues:
-    require_dtype("done", done, torch.bool)
-    bootstrap = _values(rule, params, next_obs)
-    for value in bootstrap.values():
-        require_shape("done", done, value.shape, "*B")
-    bootstrap = {name: torch.where(done, 0.0, value) for name, value in bootstrap.items()}
-    return TrajectoryValues(_values(rule, params, batch.obs), bootstrap, (), ())
-
-
 def _update(rule: _Rule, state: PPOState, batch: PPOBatch) -> tuple[PPOState, Stats]:
-    _check_batch(rule.spec, batch)
-    # What a masked row holds must not reach a gradient, not even as 0 · NaN.
-    batch = tree.where(batch.mask, batch, tree.map(torch.zeros_like, batch))
+    _check_batch(rule, batch)
+    batch = _blanked(batch)
+    if rule.recurrent:
+        batch = _time_first(batch)
     # Otherwise parameters that require a gradient would keep the graph of every update so far.
     batch, weights = tree.map(Tensor.detach, (batch, state.params.weights))
     scheduled = zip(rule.schedules, state.hyper)
@@ -258,11 +295,50 @@ def _update(rule: _Rule, state: PPOState, batch: PPOBatch) -> tuple[PPOState, St
     return state._replace(params=state.params._replace(weights=weights), opt=opt), stats
 
 
+def _blanked(batch: PPOBatch) -> PPOBatch:
+    """Let zeros take the place of what a masked row holds: not even 0 · NaN may reach a gradient.
+
+    A step that warms a memory up keeps its observations.
+    """
+    seen = batch.mask | batch.warmup if isinstance(batch.warmup, Tensor) else batch.mask
+    rows = batch._replace(memory=(), reset=(), warmup=())
+    blank = tree.map(torch.zeros_like, rows)
+    obs = tree.where(seen, batch.obs, blank.obs)
+    counted = tree.where(batch.mask, rows, blank)
+    return counted._replace(obs=obs, memory=batch.memory, reset=batch.reset, warmup=batch.warmup)
+
+
+def _time_first(batch: PPOBatch) -> PPOBatch:
+    """Turn sequences `[N, S, …]` into `[S, N, …]`, as networks with a memory have them."""
+    turned = tree.map(lambda x: x.movedim(1, 0), batch._replace(memory=()))
+    return turned._replace(memory=batch.memory)
+
+
+def _run(
+    rule: _Rule, weights: Params, obs: Obs, batch: PPOBatch
+) -> tuple[PolicyOutputs, dict[str, Tensor]]:
+    """Run both networks over the batch; a burn-in ends with a memory that has no past."""
+    reset = batch.reset if rule.recurrent else None
+    k = rule.burn_in
+    if not k:
+        return rule.network.policy_and_values(weights, obs, batch.memory, reset)
+    parts = []
+    memory = batch.memory
+    for part in (slice(0, k), slice(k, None)):
+        seen, now = tree.take(obs, part), batch.reset[part]
+        outputs, actor = rule.network.policy(weights, seen, memory.actor, now)
+        values, critic = rule.network.values(weights, seen, memory.critic, now)
+        parts.append((outputs, values))
+        memory = tree.map(Tensor.detach, Memories(actor, critic))
+    joined: tuple[PolicyOutputs, dict[str, Tensor]] = tree.map(lambda *xs: torch.cat(xs), *parts)
+    return joined
+
+
 def _loss(
     rule: _Rule, state: PPOState, now: _Scheduled, batch: PPOBatch, weights: Params
 ) -> tuple[Tensor, Stats]:
     obs = _normalized(rule, state.params, batch.obs)
-    outputs, values = rule.network.policy_and_values(weights, obs)
+    outputs, values = _run(rule, weights, obs, batch)
     _check_streams(values, batch)
     outputs = outputs._replace(logits=mask_logits(outputs.logits, batch.action_mask))
     log_prob = rule.distribution.log_prob(outputs, batch.action)
@@ -310,8 +386,10 @@ def _check_obs(spec: Spec, obs: Obs) -> None:
         require_trailing(f"obs[{i}]", x, shape)
 
 
-def _check_batch(spec: Spec, batch: PPOBatch) -> None:
-    rows = batch.mask.shape
+def _check_batch(rule: _Rule, batch: PPOBatch) -> None:
+    spec, rows = rule.spec, batch.mask.shape
+    if rule.recurrent:
+        _check_sequences(rule, batch)
     sizes = spec.action
     width = sizes.continuous + len(sizes.branches)
     require_dtype("mask", batch.mask, torch.bool)
@@ -328,6 +406,19 @@ def _check_batch(spec: Spec, batch: PPOBatch) -> None:
     for column, streams in (("values", batch.values), ("returns", batch.returns)):
         for name, x in streams.items():
             require_shape(f"{column}[{name!r}]", x, rows)
+
+
+def _check_sequences(rule: _Rule, batch: PPOBatch) -> None:
+    rows = batch.mask.shape
+    if len(rows) != 2 or rows[1] <= rule.burn_in:
+        expected = f"[N, S] with S > {rule.burn_in}"
+        raise ValueError(f"`mask` must have shape {expected}, got {list(rows)}.")
+    if not isinstance(batch.reset, Tensor) or not tree.leaves(batch.memory):
+        raise ValueError("`memory` and `reset` must be given to a learner that remembers.")
+    for name, x in (("reset", batch.reset), ("warmup", batch.warmup)):
+        for flag in tree.leaves(x):
+            require_dtype(name, flag, torch.bool)
+            require_shape(name, flag, rows, "N, S")
 
 
 def _check_streams(values: Mapping[str, Tensor], batch: PPOBatch) -> None:

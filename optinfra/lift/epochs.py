@@ -1,5 +1,6 @@
 """From the update of a minibatch to the update of a whole rollout."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +25,9 @@ def epochs(
 ) -> Learner:
     """Update on a whole rollout: several passes over shuffled minibatches.
 
+    A learner that remembers is given sequences `[N, S]` for rows and shuffles them whole:
+    ⌊batch_size / S⌋ of them, at least one, are a minibatch.
+
     Advantages are normalised over the valid rows of the rollout, once. Each epoch goes
     through ⌊rows / batch_size⌋ minibatches of an order of its own; what remains of an
     epoch's order is left out, as in ML-Agents. Stats are means over all minibatches.
@@ -47,16 +51,17 @@ def epochs(
             raise ValueError(f"`{name}` must be at least 1, got {number}.")
 
     def prepare(state: Any, batch: Any) -> tuple[Any, Any, Tensor]:
-        rows = batch.mask.shape[0]
-        if rows < batch_size:
-            raise ValueError(f"`batch` must have at least {batch_size} rows, got {rows}.")
+        rows, *length = batch.mask.shape
+        size = max(batch_size // math.prod(length), 1)
+        if rows < size:
+            raise ValueError(f"`batch` must have at least {size} rows, got {rows}.")
         for name, column in batch._asdict().items():
             for x in tree.leaves(column):
                 require_leading(name, x, (rows,), "N")
-        count = rows // batch_size
+        count = rows // size
         keys = random.split(state.key, num_epochs + 1)
         orders = vmap(lambda key: random.permutation(key, rows))(keys[1:])
-        order = orders[:, : count * batch_size].reshape(num_epochs * count, batch_size)
+        order = orders[:, : count * size].reshape(num_epochs * count, size)
         advantages = moments.standardize(batch.advantages, batch.mask)
         return state._replace(key=keys[0]), batch._replace(advantages=advantages), order
 

@@ -21,3 +21,15 @@ from optinfra.networks.modules import ValueHeads as ValueHeads
 from optinfra.networks.modules import VectorBody as VectorBody
 from optinfra.networks.modules import swish as swish
 from optinfra.networks.modules import tanh as tanh
+from optinfra.networks.recurrent import GRU as GRU
+from optinfra.networks.recurrent import LSTM as LSTM
+from optinfra.networks.recurrent import RecurrentActorCritic as RecurrentActorCritic
+from optinfra.networks.recurrent import Remembering as Remembering
+from optinfra.networks.recurrent import recurrent_actor_critic as recurrent_actor_critic
+from optinfra.networks.recurrent import separate_recurrent as separate_recurrent
+from optinfra.networks.recurrent import shared_recurrent as shared_recurrent
+from optinfra.networks.recurrent import (
+    shared_recurrent_actor_critic as shared_recurrent_actor_critic,
+)
+from optinfra.networks.recurrent import step_by_step as step_by_step
+from optinfra.networks.recurrent import without_memory as without_memory

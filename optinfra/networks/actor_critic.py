@@ -116,8 +116,8 @@ def actor_critic(
     Raises:
       ValueError: an observation is no vector.
     """
-    actor, critic = _heads(spec, streams, hidden_units, initialization)
-    body = partial(_body, spec, hidden_units, num_layers, activation, initialization)
+    actor, critic = heads(spec, streams, hidden_units, initialization)
+    body = partial(vector_body, spec, hidden_units, num_layers, activation, initialization)
     return separate(_Chain(body=body(), head=actor), _Chain(body=body(), head=critic))
 
 
@@ -131,18 +131,19 @@ def shared_actor_critic(
     initialization: Initialization | None = None,
 ) -> ActorCritic:
     """Build `actor_critic` with one body for both: ML-Agents' `shared_critic`."""
-    actor, critic = _heads(spec, streams, hidden_units, initialization)
-    body = _body(spec, hidden_units, num_layers, activation, initialization)
+    actor, critic = heads(spec, streams, hidden_units, initialization)
+    body = vector_body(spec, hidden_units, num_layers, activation, initialization)
     return shared(body, actor, critic)
 
 
-def _body(
+def vector_body(
     spec: Spec,
     hidden_units: int,
     num_layers: int,
     activation: Callable[[Tensor], Tensor],
     initialization: Initialization | None,
 ) -> nn.Module:
+    """Build a body for vector observations."""
     for i, shape in enumerate(spec.obs):
         if len(shape) != 1:
             raise ValueError(f"`spec.obs[{i}]` must be the shape of a vector, got {shape}.")
@@ -151,9 +152,10 @@ def _body(
     return VectorBody(inputs, hidden_units, num_layers, activation, weight)
 
 
-def _heads(
+def heads(
     spec: Spec, streams: Sequence[str], hidden_units: int, initialization: Initialization | None
 ) -> tuple[nn.Module, nn.Module]:
+    """Build what stands on the bodies: the policy's head and the values'."""
     if initialization is None:
         return PolicyHead(hidden_units, spec.action), ValueHeads(hidden_units, streams)
     policy, values = initialization.policy, initialization.values

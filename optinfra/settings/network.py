@@ -15,7 +15,7 @@ def _even(value: int) -> int:
 
 
 class MemorySettings(Block):
-    """The recurrent memory. Half of it is the LSTM's output, half its cell."""
+    """The recurrent memory. Of an LSTM's, half is its output, half its cell state."""
 
     sequence_length: Count = 64
     memory_size: Annotated[Count, AfterValidator(_even)] = 128

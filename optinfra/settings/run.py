@@ -89,6 +89,8 @@ class OptinfraSettings(Block):
     activation: of the hidden layers: `swish` as ML-Agents, or `tanh`.
     value_clipping: values move by at most epsilon a rollout. It wants returns of the size of 1:
         scale them by the reward signals' strength, or switch it off.
+    recurrent_cell: of `network_settings.memory`: `lstm` as ML-Agents, or `gru`.
+    burn_in: steps at the start of each sequence that only warm its memory up.
     threads: of the CPU that torch uses during the run; null leaves torch's own number.
     """
 
@@ -99,6 +101,8 @@ class OptinfraSettings(Block):
     initialization: Literal["mlagents", "orthogonal"] = "mlagents"
     activation: Literal["swish", "tanh"] = "swish"
     value_clipping: Flag = True
+    recurrent_cell: Literal["lstm", "gru"] = "lstm"
+    burn_in: Natural = 0
     threads: Count | None = None
 
 

@@ -17,7 +17,6 @@ class Rule(NamedTuple):
 
 REFUSED = (
     Rule("trainer_type", "only ppo is trained yet."),
-    Rule("network_settings.memory", "recurrent networks are not trained yet. Remove the block."),
     Rule(
         "network_settings.deterministic",
         "training needs actions that are drawn; `optinfra evaluate` takes the likeliest.",

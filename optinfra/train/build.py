@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -12,6 +13,7 @@ from optinfra.lift.epochs import Stage, unlifted
 from optinfra.losses import squared_value_loss, trust_region_value_loss
 from optinfra.settings import OptinfraSettings, PPOSettings, RunSettings, TrainerSettings
 from optinfra.signals import extrinsic
+from optinfra.train.collect import Remember
 from optinfra.types import Learner, Schedule, Signal, Spec, Transform
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -25,16 +27,7 @@ WORTH_COMPILING = 500_000
 def learner(spec: Spec, behavior: TrainerSettings, own: OptinfraSettings) -> Learner:
     """Make the PPO that the settings describe, for these observations and actions."""
     hyper, max_steps = _ppo_settings(behavior), behavior.max_steps
-    build = networks.shared_actor_critic if hyper.shared_critic else networks.actor_critic
-    orthogonal = own.initialization == "orthogonal"
-    network = build(
-        spec,
-        tuple(signals(behavior)),
-        hidden_units=behavior.network_settings.hidden_units,
-        num_layers=behavior.network_settings.num_layers,
-        activation=ACTIVATIONS[own.activation],
-        initialization=networks.orthogonal_initialization() if orthogonal else None,
-    )
+    memory = behavior.network_settings.memory
 
     def decay(name: str, initial: float, floor: float) -> Schedule:
         if getattr(hyper, f"{name}_schedule") == "constant":
@@ -42,7 +35,7 @@ def learner(spec: Spec, behavior: TrainerSettings, own: OptinfraSettings) -> Lea
         return schedules.linear_to_floor(initial, floor, max_steps)
 
     return ppo(
-        network,
+        _network(spec, behavior, own),
         spec,
         learning_rate=decay("learning_rate", hyper.learning_rate, schedules.LEARNING_RATE_FLOOR),
         clip_range=decay("epsilon", hyper.epsilon, schedules.EPSILON_FLOOR),
@@ -50,7 +43,31 @@ def learner(spec: Spec, behavior: TrainerSettings, own: OptinfraSettings) -> Lea
         transform=_transform(own),
         value_loss=trust_region_value_loss if own.value_clipping else squared_value_loss,
         normalize=behavior.network_settings.normalize,
+        sequence_length=memory.sequence_length if memory else None,
+        burn_in=own.burn_in if memory else 0,
     )
+
+
+def _network(
+    spec: Spec, behavior: TrainerSettings, own: OptinfraSettings
+) -> networks.ActorCritic | networks.RecurrentActorCritic:
+    """Make the actor and the critic that the settings describe."""
+    orthogonal = own.initialization == "orthogonal"
+    shared = _ppo_settings(behavior).shared_critic
+    options: dict[str, Any] = {
+        "hidden_units": behavior.network_settings.hidden_units,
+        "num_layers": behavior.network_settings.num_layers,
+        "activation": ACTIVATIONS[own.activation],
+        "initialization": networks.orthogonal_initialization() if orthogonal else None,
+    }
+    streams, memory = tuple(signals(behavior)), behavior.network_settings.memory
+    if memory is None:
+        build = networks.shared_actor_critic if shared else networks.actor_critic
+        return build(spec, streams, **options)
+    options |= {"memory_size": memory.memory_size, "cell": own.recurrent_cell}
+    if shared:
+        return networks.shared_recurrent_actor_critic(spec, streams, **options)
+    return networks.recurrent_actor_critic(spec, streams, **options)
 
 
 def signals(behavior: TrainerSettings) -> dict[str, Signal]:
@@ -61,9 +78,17 @@ def signals(behavior: TrainerSettings) -> dict[str, Signal]:
     }
 
 
-def training_iteration(learner: Learner, behavior: TrainerSettings, stage: Stage) -> Iteration:
+def training_iteration(learner: Learner, run: RunSettings, name: str, stage: Stage) -> Iteration:
     """Make the iteration that the settings describe."""
-    hyper = _ppo_settings(behavior)
+    behavior = run.behaviors[name]
+    hyper, memory = _ppo_settings(behavior), behavior.network_settings.memory
+    remembering: dict[str, Any] = {}
+    if memory is not None:
+        remembering = {
+            "sequence_length": memory.sequence_length,
+            "burn_in": run.optinfra.burn_in,
+            "num_agents": run.env_settings.num_envs,
+        }
     return iteration(
         learner,
         signals(behavior),
@@ -72,6 +97,7 @@ def training_iteration(learner: Learner, behavior: TrainerSettings, stage: Stage
         num_epochs=hyper.num_epoch,
         batch_size=hyper.batch_size,
         stage=stage,
+        **remembering,
     )
 
 
@@ -93,6 +119,11 @@ def _ppo_settings(behavior: TrainerSettings) -> PPOSettings:
     if not isinstance(hyper, PPOSettings):
         raise TypeError(f"`behavior` must have PPOSettings, got {type(hyper).__name__}.")
     return hyper
+
+
+def remember(learner: Learner) -> Remember:
+    """Tell what the learner's policy begins an episode with."""
+    return lambda rows, device: learner.memories(rows, device).actor
 
 
 def _transform(own: OptinfraSettings) -> Transform:

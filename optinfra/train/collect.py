@@ -15,6 +15,7 @@ from optinfra.lift.epochs import Stage, unlifted
 from optinfra.types import Act, Key, Obs, PyTree, Spec
 
 Policy = Callable[[PyTree, Obs, PyTree, Key], Act]  # a learner's `act`, or one that is greedy
+Remember = Callable[[tuple[int, ...], torch.device], PyTree]  # (rows, device) -> empty memories
 
 
 class Episodes(NamedTuple):
@@ -32,6 +33,7 @@ class CollectorState(NamedTuple):
     obs: Obs  # [B, D_i] each, to act on next
     returns: Tensor  # [B] float32, of the episodes under way
     lengths: Tensor  # [B] int64, of the episodes under way
+    memory: PyTree  # [B, M], what the policy remembers of them; () without memory
     key: Key
 
 
@@ -42,8 +44,20 @@ class Collector(NamedTuple):
     collect: Callable[[CollectorState, PyTree], tuple[CollectorState, tuple[Rollout, Episodes]]]
 
 
+def remembers_nothing(rows: tuple[int, ...], device: torch.device) -> PyTree:
+    """Remember for a policy that does not."""
+    del rows, device
+    return ()
+
+
 def collector(
-    env: Env, policy: Policy, *, num_envs: int, num_steps: int, stage: Stage = unlifted
+    env: Env,
+    policy: Policy,
+    *,
+    num_envs: int,
+    num_steps: int,
+    remember: Remember = remembers_nothing,
+    stage: Stage = unlifted,
 ) -> Collector:
     """Run many copies of a tensor environment side by side.
 
@@ -52,6 +66,8 @@ def collector(
       policy: a learner's `act`.
       num_envs: B ≥ 1.
       num_steps: T ≥ 1, steps per rollout.
+      remember: what the policy begins an episode with, for one that remembers:
+        `lambda rows, device: learner.memories(rows, device).actor`.
       stage: applied to the step, such as `lift.compiled`, or
         `lambda f: compiled(ensemble(f))` for members with stacked states.
 
@@ -65,13 +81,14 @@ def collector(
         state, obs = ensemble(env.reset)(random.split(key_reset, num_envs))
         returns = torch.zeros(num_envs, device=key.device)
         lengths = torch.zeros(num_envs, dtype=torch.int64, device=key.device)
-        return CollectorState(state, obs, returns, lengths, key)
+        memory = remember((num_envs,), key.device)
+        return CollectorState(state, obs, returns, lengths, memory, key)
 
     def step(
         state: CollectorState, params: PyTree
     ) -> tuple[CollectorState, tuple[Rollout, Episodes]]:
         key, key_act, key_env = random.split(state.key, 3).unbind()
-        act = policy(params, state.obs, (), key_act)
+        act = policy(params, state.obs, state.memory, key_act)
         env_state, then = follow(state.env, act.executed, random.split(key_env, num_envs))
         ended = then.terminated | then.truncated
         episodes = Episodes(ended, state.returns + then.reward, state.lengths + 1)
@@ -85,12 +102,14 @@ def collector(
             terminated=then.terminated,
             truncated=then.truncated,
             mask=torch.ones_like(ended),
+            memory=state.memory,
         )
         state = CollectorState(
             env=env_state,
             obs=then.obs,
             returns=torch.where(ended, 0.0, episodes.returns),
             lengths=torch.where(ended, 0, episodes.lengths),
+            memory=tree.where(ended, tree.map(torch.zeros_like, act.memory), act.memory),
             key=key,
         )
         return state, (rollout, episodes)

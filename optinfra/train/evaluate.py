@@ -76,7 +76,7 @@ def evaluate(
         return learner.greedy(params, obs, memory)
 
     policy = learner.act if stochastic else likeliest
-    source = sourced(env, policy, run, CHUNK, unlifted, seed)
+    source = sourced(env, policy, build.remember(learner), run, CHUNK, unlifted, seed)
     returns = _first_episodes(
         source, state.iteration.learner.params, random.key(seed, device), num_envs, episodes
     )

@@ -15,6 +15,7 @@ from optinfra.iteration import Iteration, IterationState
 from optinfra.lift.epochs import unlifted
 from optinfra.settings import RunSettings, TrainerSettings
 from optinfra.train import build, folders
+from optinfra.train.collect import Remember
 from optinfra.train.errors import RunError
 from optinfra.train.metrics import EpisodeWindow, MetricsWriter, WindowState, read_metrics
 from optinfra.train.plots import learning_curve
@@ -75,11 +76,11 @@ def prepare(run: RunSettings, name: str, device: torch.device, *, begun: int = 0
     env = made(run, run.env_settings.num_envs)
     try:
         learner = build.learner(env.spec, behavior, own)
-    except ValueError as error:  # an observation that is no vector
+        one = build.training_iteration(learner, run, name, stage)
+    except ValueError as error:  # an observation that is no vector, or a burn-in too long
         raise RunError(f"{own.env}: {error}") from error
-    one = build.training_iteration(learner, behavior, stage)
-    steps = build.rollout_steps(run, behavior)
-    source = sourced(env, learner.act, run, steps, stage, run.env_settings.seed + begun)
+    steps, seed = build.rollout_steps(run, behavior), run.env_settings.seed + begun
+    source = sourced(env, learner.act, build.remember(learner), run, steps, stage, seed)
     key_iteration, key_source = random.split(seeded(run, device)).unbind()
     start = LoopState(one.init(key_iteration), source.init(key_source), EpisodeWindow().state())
     return Training(one, source, start)
@@ -96,16 +97,17 @@ def made(run: RunSettings, num_envs: int) -> envs.Env | envs.GymnasiumVector:
 def sourced(
     env: envs.Env | envs.GymnasiumVector,
     policy: Policy,
+    remember: Remember,
     run: RunSettings,
     steps: int,
     stage: Any,
     seed: int,
 ) -> Source:
     """Make what collects rollouts of `steps` steps."""
+    options: dict[str, Any] = {"num_steps": steps, "stage": stage, "remember": remember}
     if isinstance(env, envs.Env):
-        num_envs = run.env_settings.num_envs
-        return TensorSource(env, policy, num_envs=num_envs, num_steps=steps, stage=stage)
-    return GymnasiumSource(env, policy, num_steps=steps, stage=stage, seed=seed)
+        return TensorSource(env, policy, num_envs=run.env_settings.num_envs, **options)
+    return GymnasiumSource(env, policy, seed=seed, **options)
 
 
 def seeded(run: RunSettings, device: torch.device) -> Key:
@@ -179,7 +181,11 @@ def _prepared(
         return training, training.start
     saved = folders.newest_checkpoint(resumed)
     training = prepare(run, name, device, begun=checkpoint.step_of(saved))
-    return training, restored(saved, training.start)
+    state = restored(saved, training.start)
+    if not training.source.exact:  # its episodes begin anew, and nobody remembers the old ones
+        forgotten = training.start.iteration.memory
+        state = state._replace(iteration=state.iteration._replace(memory=forgotten))
+    return training, state
 
 
 def _metrics(folder: Path, begun: int) -> MetricsWriter:

@@ -10,9 +10,16 @@ from optinfra import random, tree
 from optinfra.envs import Env, Episode, GymnasiumVector, VectorStep
 from optinfra.iteration import Rollout
 from optinfra.lift.epochs import Stage
-from optinfra.train.collect import Collector, Policy, collector, every_choice
+from optinfra.train.collect import (
+    Collector,
+    Policy,
+    Remember,
+    collector,
+    every_choice,
+    remembers_nothing,
+)
 from optinfra.train.errors import RunError
-from optinfra.types import Action, Key, Obs, PyTree, Spec
+from optinfra.types import Act, Action, Key, Obs, PyTree, Spec
 
 Ended = list[Episode]  # the episodes that ended, in the order of time
 
@@ -38,11 +45,18 @@ class TensorSource:
     exact = True
 
     def __init__(
-        self, env: Env, policy: Policy, *, num_envs: int, num_steps: int, stage: Stage
+        self,
+        env: Env,
+        policy: Policy,
+        *,
+        num_envs: int,
+        num_steps: int,
+        stage: Stage,
+        remember: Remember = remembers_nothing,
     ) -> None:
         """Prepare B = `num_envs` copies and rollouts of T = `num_steps`."""
         self._collector: Collector = collector(
-            env, policy, num_envs=num_envs, num_steps=num_steps, stage=stage
+            env, policy, num_envs=num_envs, num_steps=num_steps, stage=stage, remember=remember
         )
 
     def init(self, key: Key) -> PyTree:
@@ -73,7 +87,14 @@ class GymnasiumSource:
     exact = False
 
     def __init__(
-        self, envs: GymnasiumVector, policy: Policy, *, num_steps: int, stage: Stage, seed: int
+        self,
+        envs: GymnasiumVector,
+        policy: Policy,
+        *,
+        num_steps: int,
+        stage: Stage,
+        seed: int,
+        remember: Remember = remembers_nothing,
     ) -> None:
         """Seed and reset the environments; rollouts have T = `num_steps`.
 
@@ -84,10 +105,13 @@ class GymnasiumSource:
         def draw_keys(key: Key) -> Tensor:
             return random.split(key, num_steps + 1)
 
-        def explore(key: Key, params: PyTree, obs: Obs) -> tuple[Action, Action, Tensor]:
-            act = policy(params, obs, (), key)
-            return act.action, act.executed, act.log_prob
+        def explore(
+            key: Key, params: PyTree, obs: Obs, memory: PyTree, over: Tensor
+        ) -> tuple[PyTree, Act]:
+            before = tree.where(over, tree.map(torch.zeros_like, memory), memory)
+            return before, policy(params, obs, before, key)
 
+        self._remember = remember
         self._envs, self._steps = envs, num_steps
         self._draw_keys, self._explore = stage(draw_keys), stage(explore)
         try:
@@ -96,7 +120,9 @@ class GymnasiumSource:
             raise RunError(str(error)) from error
 
     def init(self, key: Key) -> GymnasiumState:
-        """Begin with this key."""
+        """Begin with this key, and with nothing remembered."""
+        self._memory = self._remember((self._envs.num_envs,), key.device)
+        self._over = np.zeros(self._envs.num_envs, dtype=bool)
         return GymnasiumState(key)
 
     def collect(
@@ -110,15 +136,18 @@ class GymnasiumSource:
         acts = []
         for t, key_act in enumerate(keys):
             obs = tuple(torch.from_numpy(x).to(device) for x in self._obs)
-            action, executed, log_prob = self._explore(key_act, params, obs)
-            step = self._follow(Action(executed.continuous.cpu(), executed.discrete.cpu()))
+            over = torch.from_numpy(self._over).to(device)
+            before, act = self._explore(key_act, params, obs, self._memory, over)
+            executed = Action(act.executed.continuous.cpu(), act.executed.discrete.cpu())
+            step = self._follow(executed)
             buffer.put(t, self._obs, step)
-            acts.append((action, log_prob))
-            self._obs = step.obs
+            acts.append((act.action, act.log_prob, before))
+            self._obs, self._memory = step.obs, act.memory
+            self._over = step.terminated | step.truncated | ~step.mask
             ended += step.episodes
-        action, log_prob = tree.stack(acts)
+        action, log_prob, memory = tree.stack(acts)
         rollout = buffer.rollout(action, log_prob, self._envs.spec, device)
-        return GymnasiumState(key), rollout, ended
+        return GymnasiumState(key), rollout._replace(memory=memory), ended
 
     def close(self) -> None:
         """Close the environments."""

@@ -22,7 +22,55 @@ def obs(k: int):
     return rows(k).obs
 
 
+RECURRENT = {
+    "lstm": examples.recurrent_learner(),
+    "gru, burn-in": examples.recurrent_learner(cell="gru", burn_in=2),
+}
+
+
+def recurrent_cases_of(name: str) -> dict[str, Case]:
+    learner = RECURRENT[name]
+
+    def params(k: int):
+        return learner.init(random.key(k)).params
+
+    def trajectory(k: int, mask=()):
+        memory = examples.normal(k, 3, 6)
+        return examples.trajectory(100 * k, 6, 3, memory=memory, mask=mask)
+
+    def padded(k: int):
+        lengths = torch.tensor([6, 4 - k, k])
+        return trajectory(k, torch.arange(6)[:, None] < lengths)
+
+    def following(k: int, *rows: int):
+        return examples.batch(100 * k + 1, *rows).obs
+
+    done = torch.tensor([True, False, True])
+    return {
+        f"ppo.act {name}": Case(
+            learner.act, lambda k: (params(k), obs(k), examples.normal(k, 9, 6), examples.key(k))
+        ),
+        f"ppo.update {name}": Case(
+            learner.update,
+            lambda k: (learner.init(random.key(k)), examples.sequences(100 * k, 4, 5)),
+            step=True,
+        ),
+        f"ppo.trajectory_values {name}": Case(
+            learner.trajectory_values,
+            lambda k: (params(k), trajectory(k), following(k, 3), done),
+        ),
+        f"ppo.trajectory_values {name}, padded": Case(
+            learner.trajectory_values, lambda k: (params(k), padded(k), following(k, 3), done)
+        ),
+        f"ppo.rollout_values {name}": Case(
+            learner.rollout_values, lambda k: (params(k), padded(k), following(k, 6, 3))
+        ),
+    }
+
+
 CASES = {
+    **recurrent_cases_of("lstm"),
+    **recurrent_cases_of("gru, burn-in"),
     "ppo.init": Case(PPO.init, lambda k: (examples.key(k),)),
     "ppo.act": Case(PPO.act, lambda k: (STATES[k].params, obs(k), (), examples.key(k))),
     "ppo.greedy": Case(PPO.greedy, lambda k: (STATES[k].params, obs(k), ())),
@@ -41,9 +89,17 @@ CASES = {
         PPO.trajectory_values,
         lambda k: (
             STATES[k].params,
-            examples.batch(100 * k, 6, 3),
+            examples.trajectory(100 * k, 6, 3),
             examples.batch(100 * k + 1, 3).obs,
             torch.tensor([True, False, k == 1]),
+        ),
+    ),
+    "ppo.rollout_values": Case(
+        PPO.rollout_values,
+        lambda k: (
+            STATES[k].params,
+            examples.trajectory(100 * k, 6, 3),
+            examples.batch(100 * k + 1, 6, 3).obs,
         ),
     ),
 }

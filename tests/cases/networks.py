@@ -3,6 +3,8 @@
 from torch import nn
 
 from optinfra import networks
+from optinfra.networks import step_by_step
+from optinfra.types import Memories
 from tests import examples
 from tests.contracts import Case
 
@@ -41,9 +43,42 @@ def cases_of(name: str) -> dict[str, Case]:
     }
 
 
+RECURRENT = {
+    "recurrent_actor_critic": networks.recurrent_actor_critic,
+    "shared_recurrent_actor_critic": networks.shared_recurrent_actor_critic,
+}
+
+
+def recurrent_cases_of(name: str) -> dict[str, Case]:
+    network = examples.recurrent_network(
+        RECURRENT[name], cell="gru" if "shared" in name else "lstm"
+    )
+
+    def inputs(k: int) -> tuple:
+        seen = examples.trajectory(100 * k, 5, 3)
+        memory = examples.normal(k, 3, 6)
+        return network.init(examples.key(k)), seen.obs, memory, seen.terminated
+
+    def inputs_of_both(k: int) -> tuple:
+        params, obs, memory, reset = inputs(k)
+        return params, obs, Memories(memory, -memory), reset
+
+    run = step_by_step(network.values)
+    return {
+        f"{name}.init": Case(network.init, alone),
+        f"{name}.policy": Case(network.policy, inputs),
+        f"{name}.values": Case(network.values, inputs),
+        f"{name}.values_and_memories": Case(network.values_and_memories, inputs),
+        f"{name}.policy_and_values": Case(network.policy_and_values, inputs_of_both),
+        f"step_by_step {name}": Case(run, inputs),
+    }
+
+
 CASES = {
     **{name: initializer_case(initializer) for name, initializer in INITIALIZERS.items()},
     "draw": Case(networks.draw(nn.Linear(3, 2)), alone),
     **cases_of("actor_critic"),
     **cases_of("shared_actor_critic"),
+    **recurrent_cases_of("recurrent_actor_critic"),
+    **recurrent_cases_of("shared_recurrent_actor_critic"),
 }

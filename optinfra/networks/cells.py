@@ -1,0 +1,369 @@
+"""The arithmetic of LSTM and GRU over whole sequences, forwards and backwards.
+
+Written for plain tensors of E members side by side, with writes into tensors of its own;
+`optinfra.networks.unroll` makes operations of it that know derivatives, vmap and compilation.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
+
+
+class Weights(NamedTuple):
+    """Of G gates each: G = 4 (i, f, g, o) for LSTM, 3 (r, z, n) for GRU, as in torch.nn."""
+
+    ih: Tensor  # [E, G·H, D]
+    hh: Tensor  # [E, G·H, H]
+    bias_ih: Tensor  # [E, G·H]
+    bias_hh: Tensor  # [E, G·H]
+
+
+class Unrolled(NamedTuple):
+    """What a sequence leads to."""
+
+    outputs: Tensor  # [E, S, B, H], h after each step
+    memories: Tensor  # [E, S, B, M] after each step, or [E, 1, B, M] after the last one
+    saved: Tensor  # [E, N], for the way back
+
+
+class Gradients(NamedTuple):
+    """With respect to everything that `forward` is given, in its order."""
+
+    x: Tensor
+    memory: Tensor
+    ih: Tensor
+    hh: Tensor
+    bias_ih: Tensor
+    bias_hh: Tensor
+
+
+class Cell(NamedTuple):
+    """One kind of recurrent layer."""
+
+    gates: int  # G
+    states: int  # M / H: h alone, or h and c
+    saved: Callable[[Tensor, int], int]  # (x, H) -> N
+    # (x [E, S, B, D], memory [E, B, M], weights, reset [E, S, B] bool, whether every memory)
+    forward: Callable[[Tensor, Tensor, Weights, Tensor, bool], Unrolled]
+    # (grad of outputs, grad of the last memory [E, 1, B, M], x, memory, weights, reset, unrolled)
+    backward: Callable[[Tensor, Tensor, Tensor, Tensor, Weights, Tensor, Unrolled], Gradients]
+
+
+# --- what both have in common -------------------------------------------------------------
+
+
+def steps_with_reset(reset: Tensor) -> list[bool]:
+    """Tell for each step whether some row may be reset there; without a wait on an accelerator."""
+    if reset.device.type != "cpu":
+        return [True] * reset.shape[1]
+    return reset.any(2).any(0).tolist()
+
+
+def project(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
+    """Write x·Wᵀ + b of all steps into `out` `[E, S, B, G·H]` by one product."""
+    rows = out.flatten(1, 2)
+    torch.baddbmm(bias[:, None], x.flatten(1, 2), weight.mT, out=rows)
+
+
+def previous(first: Tensor, states: Tensor, reset: Tensor) -> Tensor:
+    """Shift `[E, S, B, H]` by one step, `first` `[E, B, H]` leading, zeros at resets."""
+    shifted = torch.cat([first[:, None], states[:, :-1]], 1)
+    return shifted.masked_fill_(reset[..., None], 0.0)
+
+
+def weight_gradients(slopes: Tensor, inputs: Tensor) -> Tensor:
+    """Sum over steps and rows: `[E, S, B, G·H]` and `[E, S, B, D]` to `[E, G·H, D]`."""
+    return torch.bmm(slopes.flatten(1, 2).mT, inputs.flatten(1, 2))
+
+
+def into_inputs(slopes: Tensor, weight: Tensor) -> Tensor:
+    """Carry `[E, S, B, G·H]` back through x·Wᵀ to `[E, S, B, D]`."""
+    return torch.bmm(slopes.flatten(1, 2), weight).unflatten(1, slopes.shape[1:3])
+
+
+def last_or_every(states: Tensor, every: bool) -> Tensor:
+    """Select what `memories` holds from `[E, S, B, M]`, in memory of its own."""
+    return states.clone() if every else states[:, -1:].clone()
+
+
+# --- LSTM -----------------------------------------------------------------------------------
+
+LSTM_SAVED = 5  # times H per row: four gates and the cell state
+
+
+def lstm_forward(
+    x: Tensor, memory: Tensor, weights: Weights, reset: Tensor, every: bool
+) -> Unrolled:
+    """Unroll zₜ = W·xₜ + U·hₜ₋₁ + b, cₜ = σ(f)·cₜ₋₁ + σ(i)·tanh(g), hₜ = σ(o)·tanh(cₜ)."""
+    if not every and is_fused(x, reset, memory.shape[-1] // 2):
+        return fused_forward(x, memory, weights, reset)
+    hidden = memory.shape[-1] // 2
+    saved, gates, cells = lstm_saved(x, hidden)
+    outputs = x.new_empty(*x.shape[:3], hidden)
+    project(x, weights.ih, weights.bias_ih + weights.bias_hh, out=gates)
+    h, c = memory.split(hidden, -1)
+    recurrent = weights.hh.mT
+    for t, resets in enumerate(steps_with_reset(reset)):
+        if resets:
+            h, c = (state.masked_fill(reset[:, t, :, None], 0.0) for state in (h, c))
+        z = gates[:, t].baddbmm_(h, recurrent)
+        i, f, g, o = z.split(hidden, -1)
+        z[..., : 2 * hidden].sigmoid_()
+        g.tanh_()
+        o.sigmoid_()
+        c = torch.addcmul(i * g, f, c, out=cells[:, t])
+        h = torch.mul(o, c.tanh(), out=outputs[:, t])
+    return Unrolled(outputs, last_or_every(torch.cat([outputs, cells], -1), every), saved)
+
+
+def lstm_backward(
+    grad_outputs: Tensor,
+    grad_memory: Tensor,
+    x: Tensor,
+    memory: Tensor,
+    weights: Weights,
+    reset: Tensor,
+    unrolled: Unrolled,
+) -> Gradients:
+    """Go the way back that `lstm_forward` came."""
+    hidden = memory.shape[-1] // 2
+    if is_fused(x, reset, hidden):
+        return fused_backward(grad_outputs, grad_memory, x, memory, weights, reset, unrolled)
+    h0, c0 = memory.split(hidden, -1)
+    _, gates, cells = lstm_saved(x, hidden, unrolled.saved)
+    i, f, g, o = gates.split(hidden, -1)
+    tanh_c = cells.tanh()
+    into_c = o * (1 - tanh_c.square())
+    # What a slope of c becomes at i, f, g, and a slope of h at o; all steps at once.
+    before_c = previous(c0, cells, reset)
+    of_c = torch.stack([g * i * (1 - i), before_c * f * (1 - f), i * (1 - g.square())], -2)
+    of_h = tanh_c * o * (1 - o)
+    slopes = torch.empty_like(gates).unflatten(-1, (4, hidden))
+    grad_h, grad_c = grad_memory[:, 0].split(hidden, -1)
+    resets = steps_with_reset(reset)
+    for t in reversed(range(x.shape[1])):
+        grad_h = grad_h + grad_outputs[:, t]
+        grad_c = torch.addcmul(grad_c, grad_h, into_c[:, t])
+        torch.mul(of_c[:, t], grad_c[..., None, :], out=slopes[:, t, :, :3])
+        torch.mul(of_h[:, t], grad_h, out=slopes[:, t, :, 3])
+        grad_h = torch.bmm(slopes[:, t].flatten(-2), weights.hh)
+        grad_c = grad_c * f[:, t]
+        if resets[t]:
+            ended = reset[:, t, :, None]
+            grad_h, grad_c = grad_h.masked_fill(ended, 0.0), grad_c.masked_fill(ended, 0.0)
+    slopes = slopes.flatten(-2)
+    bias = slopes.sum((1, 2))
+    return Gradients(
+        into_inputs(slopes, weights.ih),
+        torch.cat([grad_h, grad_c], -1),
+        weight_gradients(slopes, x),
+        weight_gradients(slopes, previous(h0, unrolled.outputs, reset)),
+        bias,
+        bias.clone(),
+    )
+
+
+def lstm_saved(
+    x: Tensor, hidden: int, saved: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Lay out what the way back needs `[E, N]`: gates `[E, S, B, 4H]`, cells `[E, S, B, H]`."""
+    members, steps, rows = x.shape[:3]
+    if saved is None:
+        saved = x.new_empty(members, lstm_saved_size(x, hidden))
+    size = steps * rows * hidden
+    gates = saved[:, : 4 * size].view(members, steps, rows, 4 * hidden)
+    return saved, gates, saved[:, 4 * size : 5 * size].view(members, steps, rows, hidden)
+
+
+def lstm_saved_size(x: Tensor, hidden: int) -> int:
+    """N: room for the gates and cells, and for oneDNN's workspace where it may do the work."""
+    own = x.shape[1] * x.shape[2] * hidden * LSTM_SAVED
+    return max(own, fused_size(x, hidden)) if may_be_fused(x) else own
+
+
+# --- LSTM by oneDNN, which torch.nn.LSTM uses on the CPU ------------------------------------
+
+LSTM_MODE = 2  # how ATen numbers the kinds of recurrent networks
+
+
+def may_be_fused(x: Tensor) -> bool:
+    """Whether oneDNN does such sequences at all."""
+    return x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0 and has_onednn()
+
+
+@cache
+def has_onednn() -> bool:
+    """Whether this build of torch has oneDNN."""
+    return torch.backends.mkldnn.is_available()
+
+
+def is_fused(x: Tensor, reset: Tensor, hidden: int) -> bool:
+    """Whether oneDNN does this one: it knows of no reset within a sequence."""
+    return (
+        may_be_fused(x)
+        and not reset[:, 1:].any()
+        and fused_size(x, hidden) >= x.shape[1] * x.shape[2] * hidden * LSTM_SAVED
+    )
+
+
+def fused_size(x: Tensor, hidden: int) -> int:
+    """Elements of oneDNN's workspace for one member."""
+    return workspace_size(*x.shape[1:], hidden)
+
+
+@cache
+def workspace_size(steps: int, rows: int, inputs: int, hidden: int) -> int:
+    """Ask oneDNN by a call on zeros, for real even where shapes alone are being traced."""
+    with _disable_current_modes():
+        x, weight = torch.zeros(steps, rows, inputs), torch.zeros(4 * hidden, inputs + hidden)
+        bias, state = torch.zeros(4 * hidden), torch.zeros(rows, hidden)
+        ih, hh = weight.split([inputs, hidden], 1)
+        weights = Weights(ih.contiguous(), hh.contiguous(), bias, bias)
+        return fused_call(x, state, state, weights)[3].view(torch.float32).numel()
+
+
+def fused_call(x: Tensor, h: Tensor, c: Tensor, weights: Weights) -> tuple[Tensor, ...]:
+    """Let oneDNN unroll one member: outputs, h, c, workspace."""
+    hidden = h.shape[-1]
+    with torch.enable_grad():  # else there is no workspace
+        return torch.ops.aten.mkldnn_rnn_layer(
+            x, *weights, h, c, False, [], LSTM_MODE, hidden, 1, True, False, False, True
+        )  # fmt: skip
+
+
+def fused_forward(x: Tensor, memory: Tensor, weights: Weights, reset: Tensor) -> Unrolled:
+    """Unroll member by member."""
+    outputs, memories, saved = [], [], []
+    h0, c0 = fused_start(memory, reset)
+    for member in range(len(x)):
+        own = Weights(*(w[member] for w in weights))
+        y, h, c, workspace = fused_call(x[member], h0[member], c0[member], own)
+        outputs.append(y)
+        memories.append(torch.cat([h, c], -1)[None])
+        saved.append(workspace.view(torch.float32))
+    return Unrolled(stacked(outputs), stacked(memories), stacked(saved))
+
+
+def fused_backward(
+    grad_outputs: Tensor,
+    grad_memory: Tensor,
+    x: Tensor,
+    memory: Tensor,
+    weights: Weights,
+    reset: Tensor,
+    unrolled: Unrolled,
+) -> Gradients:
+    """Let oneDNN go the way back, member by member."""
+    hidden = memory.shape[-1] // 2
+    h0, c0 = fused_start(memory, reset)
+    gradients = []
+    for m in range(len(x)):
+        h, c = unrolled.memories[m, 0].split(hidden, -1)
+        grad_h, grad_c = grad_memory[m, 0].split(hidden, -1)
+        dx, ih, hh, bias_ih, bias_hh, dh, dc = torch.ops.aten.mkldnn_rnn_layer_backward(
+            x[m], *(w[m] for w in weights), h0[m], c0[m], unrolled.outputs[m],
+            h.contiguous(), c.contiguous(), grad_outputs[m],
+            grad_h.contiguous(), grad_c.contiguous(),
+            False, LSTM_MODE, hidden, 1, True, True, False, [], False,
+            unrolled.saved[m].view(torch.uint8),
+        )  # fmt: skip
+        dm = torch.cat([dh.view_as(h), dc.view_as(c)], -1)
+        gradients.append(Gradients(dx, dm, ih, hh, bias_ih, bias_hh))
+    x_, memory_, *of_weights = (stacked(each) for each in zip(*gradients))
+    return Gradients(x_, memory_.masked_fill(reset[:, 0, :, None], 0.0), *of_weights)
+
+
+def fused_start(memory: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
+    """Split a memory into h and c, after a reset at the first step."""
+    h, c = memory.masked_fill(reset[:, 0, :, None], 0.0).chunk(2, -1)
+    return h.contiguous(), c.contiguous()
+
+
+def stacked(each: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
+    """Stack members; a single one is not copied."""
+    return each[0][None] if len(each) == 1 else torch.stack(each)
+
+
+# --- GRU --------------------------------------------------------------------------------------
+
+GRU_SAVED = 4  # times H per row: r, z, n and U·h + b of n
+
+
+def gru_forward(
+    x: Tensor, memory: Tensor, weights: Weights, reset: Tensor, every: bool
+) -> Unrolled:
+    """Unroll n = tanh(W·xₜ + b + σ(r)·(U·hₜ₋₁ + b′)), hₜ = (1 − σ(z))·n + σ(z)·hₜ₋₁."""
+    hidden = memory.shape[-1]
+    members, steps, rows = x.shape[:3]
+    saved = x.new_empty(members, gru_saved_size(x, hidden))
+    gates = saved.view(members, steps, rows, 4, hidden)
+    projected = x.new_empty(members, steps, rows, 3 * hidden)
+    project(x, weights.ih, weights.bias_ih, out=projected)
+    outputs = x.new_empty(members, steps, rows, hidden)
+    h, recurrent = memory, weights.hh.mT
+    for t, resets in enumerate(steps_with_reset(reset)):
+        if resets:
+            h = h.masked_fill(reset[:, t, :, None], 0.0)
+        own = torch.baddbmm(weights.bias_hh[:, None], h, recurrent)
+        from_x, from_h = (y.unflatten(-1, (3, hidden)) for y in (projected[:, t], own))
+        r, z, n, of_n = gates[:, t].unbind(-2)
+        torch.add(from_x[..., :2, :], from_h[..., :2, :], out=gates[:, t, :, :2])
+        gates[:, t, :, :2].sigmoid_()
+        of_n.copy_(from_h[..., 2, :])
+        torch.addcmul(from_x[..., 2, :], r, of_n, out=n).tanh_()
+        h = torch.addcmul(n, z, h - n, out=outputs[:, t])
+    return Unrolled(outputs, last_or_every(outputs, every), saved)
+
+
+def gru_backward(
+    grad_outputs: Tensor,
+    grad_memory: Tensor,
+    x: Tensor,
+    memory: Tensor,
+    weights: Weights,
+    reset: Tensor,
+    unrolled: Unrolled,
+) -> Gradients:
+    """Go the way back that `gru_forward` came."""
+    hidden = memory.shape[-1]
+    r, z, n, of_n = unrolled.saved.view(*x.shape[:3], 4, hidden).unbind(-2)
+    before = previous(memory, unrolled.outputs, reset)
+    of_z = (before - n) * z * (1 - z)
+    into_n = (1 - z) * (1 - n.square())
+    # What a slope of h becomes at r, z, n where they meet x, and where they meet h.
+    at_x = torch.stack([into_n * of_n * r * (1 - r), of_z, into_n], -2)
+    at_h = torch.stack([at_x[..., 0, :], of_z, into_n * r], -2)
+    slopes_x, slopes_h = torch.empty_like(at_x), torch.empty_like(at_h)
+    grad_h = grad_memory[:, 0]
+    resets = steps_with_reset(reset)
+    for t in reversed(range(x.shape[1])):
+        grad_h = grad_h + grad_outputs[:, t]
+        torch.mul(at_x[:, t], grad_h[..., None, :], out=slopes_x[:, t])
+        torch.mul(at_h[:, t], grad_h[..., None, :], out=slopes_h[:, t])
+        grad_h = torch.baddbmm(grad_h * z[:, t], slopes_h[:, t].flatten(-2), weights.hh)
+        if resets[t]:
+            grad_h = grad_h.masked_fill(reset[:, t, :, None], 0.0)
+    slopes_x, slopes_h = slopes_x.flatten(-2), slopes_h.flatten(-2)
+    return Gradients(
+        into_inputs(slopes_x, weights.ih),
+        grad_h,
+        weight_gradients(slopes_x, x),
+        weight_gradients(slopes_h, before),
+        slopes_x.sum((1, 2)),
+        slopes_h.sum((1, 2)),
+    )
+
+
+def gru_saved_size(x: Tensor, hidden: int) -> int:
+    """N: room for the gates."""
+    return x.shape[1] * x.shape[2] * hidden * GRU_SAVED
+
+
+CELLS = {
+    "lstm": Cell(4, 2, lstm_saved_size, lstm_forward, lstm_backward),
+    "gru": Cell(3, 1, gru_saved_size, gru_forward, gru_backward),
+}

@@ -1,0 +1,196 @@
+"""Values of trajectories: what each step is worth, what follows the last, what is remembered."""
+
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from optinfra import sequences, tree
+from optinfra.check import require_dtype, require_integer, require_shape
+from optinfra.types import Obs, PyTree, RolloutValues, TrajectoryValues
+from optinfra.types import Trajectory as Trajectory
+
+Values = dict[str, Tensor]
+
+
+class Critic(NamedTuple):
+    """A value function over sequences, as `networks.RecurrentActorCritic` has them."""
+
+    # (params, obs [S, *B, D_i], memory [*B, M], reset [S, *B]) -> (values [S, *B], memory after)
+    values: Callable[[PyTree, Obs, PyTree, Tensor | None], tuple[Values, PyTree]]
+    # the same, with the memory after each step [S, *B, M]
+    values_and_memories: Callable[[PyTree, Obs, PyTree, Tensor | None], tuple[Values, PyTree]]
+
+
+def trajectory_values(
+    critic: Critic, *, sequence_length: int | None = None, ignore_done: Collection[str] = ()
+) -> Callable[[PyTree, Trajectory, Obs, Tensor], TrajectoryValues]:
+    """Value trajectories of one agent or of many.
+
+    Args:
+      critic: memoryless ones are given `()` for a memory.
+      sequence_length: S ≥ 1; memories are told every so many steps, from the first one on.
+        Only that of the first unless given.
+      ignore_done: streams for which nothing ends: their bootstrap stays at a termination.
+
+    Returns:
+      `(params, trajectory, next_obs, done) -> TrajectoryValues`. `next_obs` `[*B, D_i]` each is
+      what followed the last step, `done` `[*B]` bool whether that step terminated an episode:
+      the bootstrap is then 0. Where an episode ends, by termination or by truncation, the
+      memory is reset for the next. Rows that are padding come last, and what they hold changes
+      nothing; their values are 0, as are memories of sequences that are padding only. No
+      gradient flows through the results. To value many agents with a memory each, let
+      them follow time in every leaf, or vmap: the same numbers.
+
+    Raises:
+      ValueError: `sequence_length` is less than 1; or a shape disagrees.
+      TypeError: a flag is not bool.
+    """
+    if sequence_length is not None:
+        require_integer("sequence_length", sequence_length, 1)
+
+    def run(
+        params: PyTree, trajectory: Trajectory, next_obs: Obs, done: Tensor
+    ) -> TrajectoryValues:
+        _check(trajectory, done)
+        params, trajectory, next_obs = tree.map(Tensor.detach, (params, trajectory, next_obs))
+        steps = len(trajectory.terminated)
+        begin = sequences.starts(steps, sequence_length or steps)
+        value = _padded if _has_mask(trajectory) else _whole
+        values, memories, last = value(critic, params, trajectory, begin)
+        bootstrap = _at_once(critic, params, next_obs, last)
+        ended = done | _last(trajectory, trajectory.terminated | trajectory.truncated)
+        return TrajectoryValues(
+            values=values,
+            bootstrap={
+                name: x if name in ignore_done else torch.where(done, 0.0, x)
+                for name, x in bootstrap.items()
+            },
+            memories=memories,
+            final_memory=_cleared(ended, last),
+        )
+
+    return run
+
+
+def rollout_values(critic: Critic) -> Callable[[PyTree, Trajectory, Obs], RolloutValues]:
+    """Value rollouts, in which episodes end anywhere.
+
+    Args:
+      critic: memoryless ones are given `()` for a memory.
+
+    Returns:
+      `(params, trajectory, next_obs) -> RolloutValues`. `next_obs` `[T, *B, D_i]` each is what
+      really followed each step, valued with what was remembered after that step. A row that
+      is no transition ends what is remembered. No gradient flows through the results.
+
+    Raises:
+      ValueError: a shape disagrees.
+      TypeError: a flag is not bool.
+    """
+
+    def run(params: PyTree, trajectory: Trajectory, next_obs: Obs) -> RolloutValues:
+        _check(trajectory, trajectory.terminated[0])
+        params, trajectory, next_obs = tree.map(Tensor.detach, (params, trajectory, next_obs))
+        ends = cuts(trajectory)
+        values, after = critic.values_and_memories(
+            params, trajectory.obs, trajectory.memory, resets(ends)
+        )
+        next_values = _at_once(critic, params, next_obs, after)
+        onward = _cleared(ends, after)
+        before = tree.map(
+            lambda first, x: torch.cat([first[None], x[:-1]]), trajectory.memory, onward
+        )
+        return RolloutValues(values, next_values, before, tree.take(onward, -1))
+
+    return run
+
+
+def cuts(trajectory: Trajectory) -> Tensor:
+    """Mark the steps `[T, *B]` after which nothing is remembered."""
+    ends = trajectory.terminated | trajectory.truncated
+    return ends | ~trajectory.mask if _has_mask(trajectory) else ends
+
+
+def resets(ends: Tensor) -> Tensor:
+    """Mark the steps `[T, *B]` that begin with an empty memory: those after an end."""
+    return torch.cat([torch.zeros_like(ends[:1]), ends[:-1]])
+
+
+def _whole(
+    critic: Critic, params: PyTree, trajectory: Trajectory, begin: tuple[int, ...]
+) -> tuple[Values, PyTree, PyTree]:
+    """Value trajectories without padding, sequence by sequence."""
+    ends, memory = cuts(trajectory), trajectory.memory
+    reset, steps = resets(ends), len(ends)
+    values, memories = [], []
+    for start, stop in zip(begin, (*begin[1:], steps)):
+        memory = _cleared(reset[start], memory)
+        memories.append(memory)
+        obs = tree.take(trajectory.obs, slice(start, stop))
+        value, memory = critic.values(params, obs, memory, reset[start:stop])
+        values.append(value)
+    together = tree.map(lambda *xs: torch.cat(xs), *values)
+    return together, tree.stack(memories), memory
+
+
+def _padded(
+    critic: Critic, params: PyTree, trajectory: Trajectory, begin: tuple[int, ...]
+) -> tuple[Values, PyTree, PyTree]:
+    """Value trajectories of different lengths, and look up what was remembered where."""
+    mask = trajectory.mask
+    obs = tree.where(mask, trajectory.obs, tree.map(torch.zeros_like, trajectory.obs))
+    ends = (trajectory.terminated | trajectory.truncated) & mask
+    values, after = critic.values_and_memories(params, obs, trajectory.memory, resets(ends))
+    values = {name: torch.where(mask, x, 0.0) for name, x in values.items()}
+    onward = _cleared(ends, after)
+    before = tree.map(lambda first, x: torch.cat([first[None], x]), trajectory.memory, onward)
+    at_starts = tree.take(before, torch.tensor(begin, device=mask.device))
+    padding = ~mask[list(begin)]
+    length = mask.sum(0)
+
+    def at_the_end(first: Tensor, x: Tensor) -> Tensor:
+        index = (length - 1).clamp(min=0)[None, ..., None].expand(1, *x.shape[1:])
+        return torch.where((length > 0)[..., None], x.gather(0, index)[0], first)
+
+    last = tree.map(at_the_end, trajectory.memory, after)
+    return values, _cleared(padding, at_starts), last
+
+
+def _last(trajectory: Trajectory, flags: Tensor) -> Tensor:
+    """Look `[T, *B]` flags up at each row's last step that is no padding."""
+    if not _has_mask(trajectory):
+        return flags[-1]
+    mask = trajectory.mask
+    following = torch.cat([mask[1:], torch.zeros_like(mask[:1])])
+    return (flags & mask & ~following).any(0)
+
+
+def _cleared(ended: Tensor, memory: PyTree) -> PyTree:
+    """Leave zeros where `ended`, whatever was there."""
+    return tree.where(ended, tree.map(torch.zeros_like, memory), memory)
+
+
+def _at_once(critic: Critic, params: PyTree, obs: Obs, memory: PyTree) -> Values:
+    """Value observations `[*B, D_i]`, each with what is remembered: a sequence of one step."""
+    if not tree.leaves(memory):
+        return critic.values(params, obs, memory, None)[0]
+    values, _ = critic.values(params, tree.map(lambda x: x[None], obs), memory, None)
+    return {name: x[0] for name, x in values.items()}
+
+
+def _has_mask(trajectory: Trajectory) -> bool:
+    return isinstance(trajectory.mask, Tensor)
+
+
+def _check(trajectory: Trajectory, done: Any) -> None:
+    rows = trajectory.terminated.shape
+    flags = {"terminated": trajectory.terminated, "truncated": trajectory.truncated}
+    if _has_mask(trajectory):
+        flags["mask"] = trajectory.mask
+    for name, flag in flags.items():
+        require_dtype(name, flag, torch.bool)
+        require_shape(name, flag, rows, "T, *B")
+    require_dtype("done", done, torch.bool)
+    require_shape("done", done, rows[1:], "*B")
