@@ -3,13 +3,9 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import chex
-import numpy as np
 import torch
-from torch._dynamo.testing import CompileCounter
-from torch.func import vmap
 
-from optinfra import tree
+from optinfra import testing, tree
 
 
 class Case(NamedTuple):
@@ -29,39 +25,29 @@ class Case(NamedTuple):
 def assert_pure(case: Case) -> None:
     """Same call, same result; nothing written; global generators untouched; no graph."""
     arguments = case.arguments(0)
-    before = [(x, x._version, x.clone()) for x in tree.leaves(arguments)]
-    generators = torch.get_rng_state(), np.random.get_state()[1].copy()
+    testing.assert_pure(case.function, *arguments)
     out = case.function(*arguments)
-    chex.assert_trees_all_equal(case.function(*arguments), out)
-    for x, version, copy in before:
-        assert x._version == version, "wrote into an argument"
-        assert torch.equal(torch.nan_to_num(x), torch.nan_to_num(copy)), "changed an argument"
-    assert torch.equal(generators[0], torch.get_rng_state()), "drew from torch's generator"
-    assert (generators[1] == np.random.get_state()[1]).all(), "drew from numpy's generator"
     for x in tree.leaves(out):
         assert isinstance(x, torch.Tensor) and not x.requires_grad
     if case.step:
-        chex.assert_trees_all_equal_shapes_and_dtypes(arguments[0], out[0])
+        assert tree.structure(out[0]) == tree.structure(arguments[0])
+        for before, after in zip(tree.leaves(arguments[0]), tree.leaves(out[0])):
+            assert (after.shape, after.dtype) == (before.shape, before.dtype)
 
 
 def assert_lifts(case: Case) -> None:
     """vmap over three different members equals a loop over them."""
-    members = [case.arguments(k) for k in range(3)]
-    lifted = vmap(case.function)(*(tree.stack(parts) for parts in zip(*members)))
-    looped = tree.stack([case.function(*arguments) for arguments in members])
-    chex.assert_trees_all_close(lifted, looped, rtol=1e-5, atol=1e-6)
+    testing.assert_lifts(case.function, *(case.arguments(k) for k in range(3)))
 
 
 def assert_compiles_once(case: Case) -> None:
     """One graph without breaks, and no recompile while the state advances or inputs change."""
-    torch._dynamo.reset()
-    counter = CompileCounter()
-    compiled = torch.compile(case.function, backend=counter, fullgraph=True)
-    state = case.arguments(0)[0]
-    for k in range(3):
-        arguments = case.arguments(k)
-        if case.step:
-            state, _ = compiled(state, *arguments[1:])
-        else:
-            compiled(*arguments)
-    assert counter.frame_count == case.graphs, f"compiled {counter.frame_count} times"
+    following = iter([case.arguments(1), case.arguments(2)])
+
+    def advance(result: Any, _: tuple) -> tuple:
+        arguments = next(following)
+        return testing.advance_state(result, arguments) if case.step else arguments
+
+    testing.assert_compiles_once(
+        case.function, *case.arguments(0), advance=advance, graphs=case.graphs
+    )
