@@ -203,11 +203,11 @@ def test_real_files_are_refused_by_the_name_of_what_is_not_there(tmp_path, name,
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_real_file_is_honoured_where_what_is_not_there_is_taken_out(tmp_path):
-    """Hallway without its memory: ML-Agents' own numbers, down to the recorded settings."""
+def test_a_real_file_is_honoured(tmp_path):
+    """Hallway, which remembers: ML-Agents' own numbers, down to the recorded settings."""
     done = optinfra(
         *("train", CONFIGS / "Hallway.yaml", "--env", TENSOR_CARTPOLE, "--steps", 16),
-        *("--set", "network_settings.memory=null", "--run-dir", tmp_path / "run"),
+        *("--run-dir", tmp_path / "run"),
         *("--set", "hyperparameters.buffer_size=128", "--set", "env_settings.num_envs=32"),
     )
     assert (done.code, done.err) == (0, "")
@@ -216,6 +216,7 @@ def test_a_real_file_is_honoured_where_what_is_not_there_is_taken_out(tmp_path):
     assert behavior.hyperparameters.beta == 0.03 and behavior.network_settings.hidden_units == 128
     held = leaves(tmp_path / "run")
     assert held["iteration/learner/hyper/entropy_coef/initial"] == torch.tensor(0.03)
+    assert held["iteration/memory"].shape == held["source/memory"].shape == (32, 128)
 
 
 def test_help_and_version_are_told():
@@ -276,7 +277,11 @@ REFUSALS = [
     (["--set", "env_settings.num_envs=0"], ["env_settings.num_envs: expected a whole number ≥ 1"]),
     (["--set", "hyperparameters.batch_size=4096"], ["expected at most buffer_size = 1024"]),
     (["--set", "trainer_type=poca"], ['trainer_type = "poca": only ppo']),
-    (["--set", "network_settings.memory={}"], ["network_settings.memory: recurrent networks"]),
+    (["--set", "network_settings.deterministic=true"], ["network_settings.deterministic: training"]),
+    (
+        ["--set", "network_settings.memory={sequence_length: 4}", "--set", "optinfra.burn_in=4"],
+        ["`burn_in` must lie in [0, 4), got 4."],
+    ),
     (["--set", "reward_signals.curiosity={}"], ["reward_signals.curiosity: only the extrinsic"]),
     (["--set", "self_play={}"], ["self_play: self-play is not supported"]),
     (["--set", "env_settings.env_path=x"], ["env_settings.env_path", "Unity builds are not run"]),
