@@ -86,7 +86,7 @@ def measure_case(
 
 
 def _parser() -> argparse.ArgumentParser:
-    cases = "\n".join(f"  {name:<12}{text}" for name, text in CASES.items())
+    cases = "\n".join(f"  {name:<20}{text}" for name, text in CASES.items())
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description="Measure optinfra side by side with its peers.",
@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
         "Peers that are not installed here run in an interpreter of their own:\n"
         "  OPTINFRA_BENCH_MLAGENTS=/path/to/python   has mlagents==1.1.0\n"
         "  OPTINFRA_BENCH_PEERS=/path/to/python      has stable-baselines3, torchrl, torchopt,\n"
-        "                                            rlax, jax, optax",
+        "                                            rlax, jax, optax, sb3-contrib",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", type=_case, metavar="NAME", help="all unless given")

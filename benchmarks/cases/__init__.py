@@ -6,6 +6,9 @@ CASES = {
     "gae": "generalised advantage estimates, four shapes",
     "ensemble": "one update of many vmapped members: 128 rows, obs 4, 2 actions, 2×64 units",
     "training": "PPO on CartPole, environment steps per second with everything included",
+    "values": "values of trajectories, one call for all agents",
+    "recurrent": "LSTM and GRU by themselves, and the PPO update on sequences",
+    "recurrent_training": "recurrent PPO on CartPole without velocities, everything included",
     "import": "what importing optinfra costs beside importing torch",
     "random": "random numbers (information only)",
 }

@@ -30,6 +30,12 @@ LIBRARIES = {
         ("stable-baselines3", "gymnasium", "torch"),
         PEERS,
     ),
+    "sb3_contrib": Library(
+        "SB3-contrib",
+        ("sb3_contrib", "stable_baselines3", "gymnasium"),
+        ("sb3-contrib", "stable-baselines3", "gymnasium", "torch"),
+        PEERS,
+    ),
     "torch": Library("torch", ("torch",), ("torch",), PEERS),
     "torchopt": Library("TorchOpt", ("torchopt",), ("torchopt", "torch"), PEERS),
     "torchrl": Library(

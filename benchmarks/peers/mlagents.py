@@ -26,8 +26,34 @@ from mlagents_envs.base_env import (
 STREAM = "extrinsic"
 
 
-def ppo_update(*, rows: int, obs: int, actions: int, units: int) -> Callable[[], Any]:
+def ppo_update(
+    *, rows: int, obs: int, actions: int, units: int, memory: int = 0, sequence: int = 1
+) -> Callable[[], Any]:
     """Update on `rows` rows: `TorchPPOOptimizer.update`, its conversion to tensors included."""
+    optimizer = ppo_optimizer(rows, obs, actions, units, memory, sequence)
+    batch = minibatch(rows, obs, actions, memory)
+    return lambda: optimizer.update(batch, rows // sequence)
+
+
+def trajectory_values(
+    *, agents: int, steps: int, obs: int, actions: int, units: int, memory: int, sequence: int
+) -> Callable[[], Any]:
+    """Value one trajectory of each agent, under its own id."""
+    optimizer = ppo_optimizer(steps, obs, actions, units, memory, sequence)
+    buffers = [minibatch(steps, obs, actions, memory) for _ in range(agents)]
+    following = [np.zeros(obs, np.float32)]
+
+    def call() -> None:
+        for agent, buffer in enumerate(buffers):
+            optimizer.get_trajectory_value_estimates(buffer, following, False, str(agent))
+
+    return call
+
+
+def ppo_optimizer(
+    rows: int, obs: int, actions: int, units: int, memory: int, sequence: int
+) -> TorchPPOOptimizer:
+    """The optimizer for vector observations, with an LSTM where `memory` is not 0."""
     seen = ObservationSpec(
         shape=(obs,),
         dimension_property=(DimensionProperty.UNSPECIFIED,),
@@ -36,18 +62,20 @@ def ppo_update(*, rows: int, obs: int, actions: int, units: int) -> Callable[[],
     )
     spec = BehaviorSpec([seen], ActionSpec.create_continuous(actions))
     network = NetworkSettings(hidden_units=units, num_layers=2)
+    if memory:
+        network.memory = NetworkSettings.MemorySettings(
+            sequence_length=sequence, memory_size=memory
+        )
     settings = TrainerSettings(
         trainer_type="ppo",
         hyperparameters=PPOSettings(batch_size=rows),
         network_settings=network,
     )
     sigma = {"conditional_sigma": False, "tanh_squash": False}
-    optimizer = TorchPPOOptimizer(TorchPolicy(0, spec, network, SimpleActor, sigma), settings)
-    batch = minibatch(rows, obs, actions)
-    return lambda: optimizer.update(batch, rows)
+    return TorchPPOOptimizer(TorchPolicy(0, spec, network, SimpleActor, sigma), settings)
 
 
-def minibatch(rows: int, obs: int, actions: int) -> AgentBuffer:
+def minibatch(rows: int, obs: int, actions: int, memory: int) -> AgentBuffer:
     """A buffer of random rows with all that the update reads."""
     random = np.random.default_rng(0)
 
@@ -64,6 +92,9 @@ def minibatch(rows: int, obs: int, actions: int) -> AgentBuffer:
         RewardSignalUtil.value_estimates_key(STREAM): normal(rows),
         RewardSignalUtil.returns_key(STREAM): normal(rows),
     }
+    if memory:
+        columns[BufferKey.MEMORY] = 0.1 * normal(rows, memory)
+        columns[BufferKey.CRITIC_MEMORY] = 0.1 * normal(rows, memory)
     buffer = AgentBuffer()
     for key, column in columns.items():
         buffer[key] = AgentBufferField(list(column))

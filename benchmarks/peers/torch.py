@@ -19,3 +19,13 @@ def adam(*, shapes: list[list[int]], fused: bool) -> Callable[[], Any]:
 def importing() -> Callable[[], Any]:
     """Import torch in a fresh process."""
     return lambda: subprocess.run([sys.executable, "-c", "import torch"], check=True)
+
+
+def recurrent_layer(
+    *, kind: str, steps: int, rows: int, inputs: int, units: int
+) -> Callable[[], Any]:
+    """Run `torch.nn.LSTM` or `GRU` and its gradient with respect to weights and inputs."""
+    layer = getattr(torch.nn, kind)(inputs, units)
+    x = torch.randn(steps, rows, inputs, requires_grad=True)
+    wanted = [*layer.parameters(), x]
+    return lambda: torch.autograd.grad(layer(x)[0].sum(), wanted)

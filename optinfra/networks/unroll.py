@@ -109,11 +109,19 @@ class _Unroll(torch.autograd.Function):
         ctx.cell, ctx.every, *tensors = inputs
         ctx.save_for_backward(*tensors, *output)
         ctx.mark_non_differentiable(output[2])
+        ctx.set_materialize_grads(False)  # else zeros are made for `saved`, the largest by far
 
     @staticmethod
-    def backward(ctx: Any, grad_outputs: Tensor, grad_memory: Tensor, _: Tensor) -> tuple[Any, ...]:
+    def backward(
+        ctx: Any, grad_outputs: Tensor | None, grad_memory: Tensor | None, _: None
+    ) -> tuple[Any, ...]:
         if ctx.every:
             raise RuntimeError("`memories` of every step are not differentiable; the last is.")
+        outputs, memories, _ = ctx.saved_tensors[-3:]
+        if grad_outputs is None:
+            grad_outputs = torch.zeros_like(outputs)
+        if grad_memory is None:
+            grad_memory = torch.zeros_like(memories)
         gradients = _Back.apply(ctx.cell, grad_outputs, grad_memory, *ctx.saved_tensors)
         return (None, None, *gradients, None)
 
