@@ -4,7 +4,6 @@ import contextlib
 import csv
 import io
 import os
-import signal
 import subprocess
 import sys
 import warnings
@@ -66,13 +65,7 @@ def started(*arguments) -> subprocess.Popen:
         text=True,
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-        preexec_fn=heed_interrupts,
     )
-
-
-def heed_interrupts() -> None:
-    """Undo what a shell does to its background jobs: they and their children ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finished(process: subprocess.Popen) -> Finished:

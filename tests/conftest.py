@@ -1,9 +1,12 @@
 import os
+import signal
 
 import torch
 from hypothesis import HealthCheck, settings
 
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a background job of a shell
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests of Ctrl-C need one
 SLOW_START = [HealthCheck.too_slow]  # the first example of a test pays for torch's lazy set-up
 settings.register_profile(
     "ci", max_examples=50, deadline=None, derandomize=True, suppress_health_check=SLOW_START

@@ -26,7 +26,6 @@ from optinfra.train.metrics import EpisodeWindow, MetricsWriter, read_metrics
 from optinfra.train.names import tag, tagged
 from optinfra.train.plots import learning_curve
 from optinfra.train.progress import Progress, Snapshot, as_frame, as_line
-from tests.commands import heed_interrupts
 
 finite = st.floats(-1e6, 1e6, allow_nan=False, width=32)
 MANY = [(float(i % 7), i) for i in range(1, 251)]  # more than the window holds
@@ -629,7 +628,6 @@ def test_progress_refuses_a_run_without_steps(total):
 RUN_UNDER_A_TERMINAL = """
 import time
 from optinfra.train.progress import Progress
-from tests.commands import heed_interrupts
 with Progress(10) as progress:
     progress.note("compiling")
     while True:
@@ -646,7 +644,6 @@ def test_ctrl_c_on_a_real_terminal_shows_the_cursor_again():
         stdout=terminal,
         stderr=terminal,
         env=os.environ | {"TERM": "xterm"},
-        preexec_fn=heed_interrupts,
     )
     os.close(terminal)
     text, interrupted = b"", False
