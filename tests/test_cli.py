@@ -277,7 +277,7 @@ REFUSALS = [
     (["--set", "env_settings.num_envs=0"], ["env_settings.num_envs: expected a whole number ≥ 1"]),
     (["--set", "hyperparameters.batch_size=4096"], ["expected at most buffer_size = 1024"]),
     (["--set", "trainer_type=poca"], ['trainer_type = "poca": only ppo']),
-    (["--set", "network_settings.deterministic=true"], ["deterministic: training needs"]),
+    (["--set", "network_settings.deterministic=true"], ["deterministic = true: training"]),
     (
         ["--set", "network_settings.memory={sequence_length: 4}", "--set", "optinfra.burn_in=4"],
         ["`burn_in` must lie in [0, 4), got 4."],
