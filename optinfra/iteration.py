@@ -131,6 +131,8 @@ def iteration(
 
     def prepare(state: IterationState, rollout: Rollout) -> tuple[IterationState, PPOBatch, Stats]:
         _check_rollout(rollout)
+        if recurrent and not tree.leaves(rollout.memory):
+            raise ValueError("`memory` must be given by the rollout of a learner that remembers.")
         rollout = tree.where(rollout.mask, rollout, tree.map(torch.zeros_like, rollout))
         learnt = learner.observe(state.learner, rollout.obs, rollout.mask)
         learnt = learnt._replace(steps=learnt.steps + rollout.mask.sum())

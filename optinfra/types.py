@@ -59,8 +59,8 @@ class Trajectory(NamedTuple):
 
     obs: Obs  # [T, *B, D_i] each
     memory: PyTree  # [*B, M], the critic's before the first step; () without one
-    terminated: Tensor  # [T, *B] bool, the episode ended with this step
-    truncated: Tensor  # [T, *B] bool, the episode was cut after this step
+    terminated: PyTree  # [T, *B] bool, the episode ended with this step; () where none does
+    truncated: PyTree  # [T, *B] bool, the episode was cut after this step; () where none is
     mask: PyTree  # [T, *B] bool, False where a row is padding; () where every row counts
 
 

@@ -1,13 +1,13 @@
 """Values of trajectories: what each step is worth, what follows the last, what is remembered."""
 
 from collections.abc import Callable, Collection
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from optinfra import sequences, tree
-from optinfra.check import require_dtype, require_integer, require_shape
+from optinfra.check import require_dtype, require_integer, require_leading, require_shape
 from optinfra.types import Obs, PyTree, RolloutValues, TrajectoryValues
 from optinfra.types import Trajectory as Trajectory
 
@@ -38,7 +38,8 @@ def trajectory_values(
       `(params, trajectory, next_obs, done) -> TrajectoryValues`. `next_obs` `[*B, D_i]` each is
       what followed the last step, `done` `[*B]` bool whether that step terminated an episode:
       the bootstrap is then 0. Where an episode ends, by termination or by truncation, the
-      memory is reset for the next. Rows that are padding come last, and what they hold changes
+      memory is reset for the next. Without flags in the trajectory (`()`) nothing ends within
+      it, which is the fastest. Rows that are padding come last, and what they hold changes
       nothing; their values are 0, as are memories of sequences that are padding only. No
       gradient flows through the results. To value many agents with a memory each, let
       them follow time in every leaf, or vmap: the same numbers.
@@ -53,14 +54,15 @@ def trajectory_values(
     def run(
         params: PyTree, trajectory: Trajectory, next_obs: Obs, done: Tensor
     ) -> TrajectoryValues:
-        _check(trajectory, done)
+        _check(trajectory, next_obs, done)
         params, trajectory, next_obs = tree.map(Tensor.detach, (params, trajectory, next_obs))
-        steps = len(trajectory.terminated)
+        steps = len(trajectory.obs[0])
         begin = sequences.starts(steps, sequence_length or steps)
-        value = _padded if _has_mask(trajectory) else _whole
+        # Which one is settled by what is given, never by what it holds: else an agent's values
+        # would depend in their last bits on whether another agent's episode ends.
+        value = _by_lookup if tree.leaves(trajectory[2:]) else _by_sequence
         values, memories, last = value(critic, params, trajectory, begin)
         bootstrap = _at_once(critic, params, next_obs, last)
-        ended = done | _last(trajectory, trajectory.terminated | trajectory.truncated)
         return TrajectoryValues(
             values=values,
             bootstrap={
@@ -68,7 +70,7 @@ def trajectory_values(
                 for name, x in bootstrap.items()
             },
             memories=memories,
-            final_memory=_cleared(ended, last),
+            final_memory=_cleared(done | _ended_at_the_end(trajectory, done), last),
         )
 
     return run
@@ -91,7 +93,7 @@ def rollout_values(critic: Critic) -> Callable[[PyTree, Trajectory, Obs], Rollou
     """
 
     def run(params: PyTree, trajectory: Trajectory, next_obs: Obs) -> RolloutValues:
-        _check(trajectory, trajectory.terminated[0])
+        _check(trajectory, next_obs)
         params, trajectory, next_obs = tree.map(Tensor.detach, (params, trajectory, next_obs))
         ends = cuts(trajectory)
         values, after = critic.values_and_memories(
@@ -108,9 +110,9 @@ def rollout_values(critic: Critic) -> Callable[[PyTree, Trajectory, Obs], Rollou
 
 
 def cuts(trajectory: Trajectory) -> Tensor:
-    """Mark the steps `[T, *B]` after which nothing is remembered."""
-    ends = trajectory.terminated | trajectory.truncated
-    return ends | ~trajectory.mask if _has_mask(trajectory) else ends
+    """Mark the steps `[T, *B]` after which nothing is remembered: ends, and what is no step."""
+    ends = _ends(trajectory)
+    return ends | ~trajectory.mask if isinstance(trajectory.mask, Tensor) else ends
 
 
 def resets(ends: Tensor) -> Tensor:
@@ -118,30 +120,26 @@ def resets(ends: Tensor) -> Tensor:
     return torch.cat([torch.zeros_like(ends[:1]), ends[:-1]])
 
 
-def _whole(
+def _by_sequence(
     critic: Critic, params: PyTree, trajectory: Trajectory, begin: tuple[int, ...]
 ) -> tuple[Values, PyTree, PyTree]:
-    """Value trajectories without padding, sequence by sequence."""
-    ends, memory = cuts(trajectory), trajectory.memory
-    reset, steps = resets(ends), len(ends)
-    values, memories = [], []
-    for start, stop in zip(begin, (*begin[1:], steps)):
-        memory = _cleared(reset[start], memory)
+    """Value trajectories in which nothing ends, sequence by sequence."""
+    memory, values, memories = trajectory.memory, [], []
+    for start, stop in zip(begin, (*begin[1:], len(trajectory.obs[0]))):
         memories.append(memory)
         obs = tree.take(trajectory.obs, slice(start, stop))
-        value, memory = critic.values(params, obs, memory, reset[start:stop])
+        value, memory = critic.values(params, obs, memory, None)
         values.append(value)
     together = tree.map(lambda *xs: torch.cat(xs), *values)
     return together, tree.stack(memories), memory
 
 
-def _padded(
+def _by_lookup(
     critic: Critic, params: PyTree, trajectory: Trajectory, begin: tuple[int, ...]
 ) -> tuple[Values, PyTree, PyTree]:
     """Value trajectories of different lengths, and look up what was remembered where."""
-    mask = trajectory.mask
+    ends, mask = _ends(trajectory), _mask(trajectory)
     obs = tree.where(mask, trajectory.obs, tree.map(torch.zeros_like, trajectory.obs))
-    ends = (trajectory.terminated | trajectory.truncated) & mask
     values, after = critic.values_and_memories(params, obs, trajectory.memory, resets(ends))
     values = {name: torch.where(mask, x, 0.0) for name, x in values.items()}
     onward = _cleared(ends, after)
@@ -158,13 +156,30 @@ def _padded(
     return values, _cleared(padding, at_starts), last
 
 
-def _last(trajectory: Trajectory, flags: Tensor) -> Tensor:
-    """Look `[T, *B]` flags up at each row's last step that is no padding."""
-    if not _has_mask(trajectory):
-        return flags[-1]
-    mask = trajectory.mask
+def _ended_at_the_end(trajectory: Trajectory, done: Tensor) -> Tensor:
+    """Tell `[*B]` whether the last step that is no padding ended an episode."""
+    if not tree.leaves(trajectory[2:]):
+        return torch.zeros_like(done)
+    mask = _mask(trajectory)
     following = torch.cat([mask[1:], torch.zeros_like(mask[:1])])
-    return (flags & mask & ~following).any(0)
+    return (_ends(trajectory) & ~following).any(0)
+
+
+def _ends(trajectory: Trajectory) -> Tensor:
+    """Mark the steps `[T, *B]` that end an episode; those of the padding do not."""
+    mask = _mask(trajectory)
+    ends = torch.zeros_like(mask)
+    for flag in (trajectory.terminated, trajectory.truncated):
+        ends = ends | flag if isinstance(flag, Tensor) else ends
+    return ends & mask
+
+
+def _mask(trajectory: Trajectory) -> Tensor:
+    """Mark the steps `[T, *B]` that count."""
+    if isinstance(trajectory.mask, Tensor):
+        return trajectory.mask
+    given = [x for x in (trajectory.terminated, trajectory.truncated) if isinstance(x, Tensor)]
+    return torch.ones_like(given[0])
 
 
 def _cleared(ended: Tensor, memory: PyTree) -> PyTree:
@@ -180,17 +195,26 @@ def _at_once(critic: Critic, params: PyTree, obs: Obs, memory: PyTree) -> Values
     return {name: x[0] for name, x in values.items()}
 
 
-def _has_mask(trajectory: Trajectory) -> bool:
-    return isinstance(trajectory.mask, Tensor)
-
-
-def _check(trajectory: Trajectory, done: Any) -> None:
-    rows = trajectory.terminated.shape
-    flags = {"terminated": trajectory.terminated, "truncated": trajectory.truncated}
-    if _has_mask(trajectory):
-        flags["mask"] = trajectory.mask
-    for name, flag in flags.items():
+def _check(trajectory: Trajectory, next_obs: Obs, done: Tensor | None = None) -> None:
+    flags = [(name, getattr(trajectory, name)) for name in ("terminated", "truncated", "mask")]
+    given = [(name, x) for name, x in flags if isinstance(x, Tensor)]
+    if done is not None:
+        require_dtype("done", done, torch.bool)
+    if given:
+        rows = given[0][1].shape
+    elif done is not None:
+        rows = torch.Size((len(trajectory.obs[0]), *done.shape))
+    else:
+        raise ValueError("`terminated` must be the [T, *B] flags of a rollout, got ().")
+    for name, flag in given:
         require_dtype(name, flag, torch.bool)
         require_shape(name, flag, rows, "T, *B")
-    require_dtype("done", done, torch.bool)
-    require_shape("done", done, rows[1:], "*B")
+    if done is not None:
+        require_shape("done", done, rows[1:], "*B")
+    for x in tree.leaves(trajectory.memory):
+        require_leading("memory", x, rows[1:], "*B")
+    for x in trajectory.obs:
+        require_leading("obs", x, rows, "T, *B")
+    after, letters = (rows, "T, *B") if done is None else (rows[1:], "*B")
+    for x in next_obs:
+        require_leading("next_obs", x, after, letters)

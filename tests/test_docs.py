@@ -17,7 +17,11 @@ from tests.test_architecture import FIRST_SHELL_FLOOR, FLOORS, ROOT
 PROJECT = Path(__file__).parents[1]
 PAGES = [PROJECT / "README.md", *sorted(PROJECT.glob("docs/*.md"))]
 NOTEBOOKS = sorted(PROJECT.glob("notebooks/*.ipynb"))
-REDUCED = {"NOTEBOOK_ITERATIONS": "3"}  # what notebooks read at their top
+REDUCED = {  # what notebooks read at their top
+    "01_compose_an_update.ipynb": ("NOTEBOOK_ITERATIONS", "3"),
+    "02_memory_by_property.ipynb": ("NOTEBOOK_EXAMPLES", "20"),
+    "03_many_agents.ipynb": ("NOTEBOOK_AGENTS", "16"),
+}
 LONGEST = 300  # seconds of a reduced notebook's cell, on a machine that is busy with others
 HOME = r"/(?:home|Users|root|tmp|work|usr|opt|var|private)/|[A-Z]:\\"  # beginnings of paths
 COMMANDS = (
@@ -150,9 +154,9 @@ def test_documented_floors_are_those_that_the_architecture_test_holds():
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
 def test_a_notebook_runs(path, monkeypatch):
-    for variable, value in REDUCED.items():
-        assert path.read_text().count(variable) == 1, f"{variable} is read in one place"
-        monkeypatch.setenv(variable, value)
+    variable, value = REDUCED[path.name]
+    assert path.read_text().count(variable) == 1, f"{variable} is read in one place"
+    monkeypatch.setenv(variable, value)
     # The kernel is a process of its own: this thread's warnings are not its concern.
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=LONGEST, record_timing=False).execute(cwd=os.fspath(PROJECT))

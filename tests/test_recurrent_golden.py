@@ -36,7 +36,7 @@ def test_a_recurrent_network_equals_the_recorded_one():
     torch.testing.assert_close(memory, recorded["critic_memory"][0], **CLOSE)
 
 
-@pytest.mark.parametrize("padding", [0, 7])
+@pytest.mark.parametrize("padding", [None, 0, 7])  # None: the trajectory has no flags at all
 @pytest.mark.parametrize("name", ["values_feedforward", "values_recurrent"])
 def test_trajectory_values_equal_the_recorded_ones_of_one_agent_in_order(name, padding):
     golden = golden_cases.load(name)
@@ -70,6 +70,8 @@ def no_ends(steps):
 def padded(trajectory, padding):
     """One agent's trajectory `[T, 1]`, with so many rows of rubbish behind it."""
     obs = tuple(x[:, None] for x in trajectory.obs)
+    if padding is None:
+        return trajectory._replace(obs=obs, terminated=(), truncated=())
     if not padding:
         return trajectory._replace(obs=obs)
     steps = len(obs[0])

@@ -61,12 +61,11 @@ def valuing(agents: int, memory: int, stage: Stage) -> Call:
     own = learner(memory)
     value = stage(own.trajectory_values)
     params = own.init(random.key(0)).params
-    ends = torch.zeros(STEPS, agents, dtype=torch.bool)
     trajectory = Trajectory(
         obs=(torch.randn(STEPS, agents, OBS),),
         memory=own.memories((agents,)).critic,
-        terminated=ends,
-        truncated=ends.clone(),
+        terminated=(),
+        truncated=(),
         mask=(),
     )
     following, done = (torch.randn(agents, OBS),), torch.zeros(agents, dtype=torch.bool)

@@ -12,6 +12,7 @@ from optinfra import moments, random, tree
 from optinfra.check import (
     require_dtype,
     require_integer,
+    require_leading,
     require_number,
     require_shape,
     require_trailing,
@@ -305,7 +306,10 @@ def _blanked(batch: PPOBatch) -> PPOBatch:
     blank = tree.map(torch.zeros_like, rows)
     obs = tree.where(seen, batch.obs, blank.obs)
     counted = tree.where(batch.mask, rows, blank)
-    return counted._replace(obs=obs, memory=batch.memory, reset=batch.reset, warmup=batch.warmup)
+    memory = batch.memory
+    if tree.leaves(memory):  # of a sequence that is padding from end to end nothing counts either
+        memory = tree.where(seen.any(-1), memory, tree.map(torch.zeros_like, memory))
+    return counted._replace(obs=obs, memory=memory, reset=batch.reset, warmup=batch.warmup)
 
 
 def _time_first(batch: PPOBatch) -> PPOBatch:
@@ -413,8 +417,11 @@ def _check_sequences(rule: _Rule, batch: PPOBatch) -> None:
     if len(rows) != 2 or rows[1] <= rule.burn_in:
         expected = f"[N, S] with S > {rule.burn_in}"
         raise ValueError(f"`mask` must have shape {expected}, got {list(rows)}.")
-    if not isinstance(batch.reset, Tensor) or not tree.leaves(batch.memory):
+    memories = tree.leaves(batch.memory)
+    if not isinstance(batch.reset, Tensor) or len(memories) < len(Memories._fields):
         raise ValueError("`memory` and `reset` must be given to a learner that remembers.")
+    for x in memories:
+        require_leading("memory", x, rows[:1], "N")
     for name, x in (("reset", batch.reset), ("warmup", batch.warmup)):
         for flag in tree.leaves(x):
             require_dtype(name, flag, torch.bool)

@@ -4,6 +4,7 @@ A memory belongs to one agent. Whoever runs a sequence passes in the memory it s
 and is given the one it ends with; nothing is remembered anywhere else.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -107,12 +108,15 @@ class Recurrent(nn.Module):
         if reset is None:
             reset = torch.zeros(x.shape[:-1], dtype=torch.bool, device=x.device)
         weights = (self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0)
+        steps, count = len(x), math.prod(rows)
         columns = [
-            x.reshape(len(x), -1, x.shape[-1]), memory.reshape(-1, self.memory_size),
-            *weights, reset.reshape(len(x), -1),
+            x.reshape(steps, count, x.shape[-1]), memory.reshape(count, self.memory_size),
+            *weights, reset.reshape(steps, count),
         ]  # fmt: skip
         outputs, memories, _ = unroll(self.cell, every, *(part[None] for part in columns))
-        outputs, memories = (y[0].reshape(-1, *rows, y.shape[-1]) for y in (outputs, memories))
+        outputs, memories = (
+            y[0].reshape(y.shape[1], *rows, y.shape[-1]) for y in (outputs, memories)
+        )
         return outputs, memories.detach() if every else memories[0]
 
     def step(self, x: Tensor, memory: Tensor) -> Tensor:

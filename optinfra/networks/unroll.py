@@ -141,7 +141,7 @@ class _Unroll(torch.autograd.Function):
             )
         ]
         outputs, memories, saved = _Unroll.apply(cell, every, rows[0], rows[1], *weights, rows[2])
-        each = (info.batch_size, -1)
+        each = (info.batch_size, rows[0].shape[2] // info.batch_size)
         return (outputs.unflatten(2, each), memories.unflatten(2, each), saved), (2, 2, None)
 
 
