@@ -8,6 +8,7 @@ from torch import Tensor
 
 from optinfra import sequences, tree
 from optinfra.check import require_dtype, require_integer, require_leading, require_shape
+from optinfra.networks import step_by_step
 from optinfra.types import Obs, PyTree, RolloutValues, TrajectoryValues
 from optinfra.types import Trajectory as Trajectory
 
@@ -19,8 +20,17 @@ class Critic(NamedTuple):
 
     # (params, obs [S, *B, D_i], memory [*B, M], reset [S, *B]) -> (values [S, *B], memory after)
     values: Callable[[PyTree, Obs, PyTree, Tensor | None], tuple[Values, PyTree]]
-    # the same, with the memory after each step [S, *B, M]
-    values_and_memories: Callable[[PyTree, Obs, PyTree, Tensor | None], tuple[Values, PyTree]]
+    # the same, with the memory after each step [S, *B, M]; step by step unless given
+    values_and_memories: (
+        Callable[[PyTree, Obs, PyTree, Tensor | None], tuple[Values, PyTree]] | None
+    ) = None
+
+    def with_memories(
+        self, params: PyTree, obs: Obs, memory: PyTree, reset: Tensor
+    ) -> tuple[Values, PyTree]:
+        """Value a sequence and tell the memory after each of its steps."""
+        run = self.values_and_memories or step_by_step(self.values)
+        return run(params, obs, memory, reset)
 
 
 def trajectory_values(
@@ -96,7 +106,7 @@ def rollout_values(critic: Critic) -> Callable[[PyTree, Trajectory, Obs], Rollou
         _check(trajectory, next_obs)
         params, trajectory, next_obs = tree.map(Tensor.detach, (params, trajectory, next_obs))
         ends = cuts(trajectory)
-        values, after = critic.values_and_memories(
+        values, after = critic.with_memories(
             params, trajectory.obs, trajectory.memory, resets(ends)
         )
         next_values = _at_once(critic, params, next_obs, after)
@@ -140,7 +150,7 @@ def _by_lookup(
     """Value trajectories of different lengths, and look up what was remembered where."""
     ends, mask = _ends(trajectory), _mask(trajectory)
     obs = tree.where(mask, trajectory.obs, tree.map(torch.zeros_like, trajectory.obs))
-    values, after = critic.values_and_memories(params, obs, trajectory.memory, resets(ends))
+    values, after = critic.with_memories(params, obs, trajectory.memory, resets(ends))
     values = {name: torch.where(mask, x, 0.0) for name, x in values.items()}
     onward = _cleared(ends, after)
     before = tree.map(lambda first, x: torch.cat([first[None], x]), trajectory.memory, onward)

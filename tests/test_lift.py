@@ -396,6 +396,16 @@ def test_a_missing_compiler_is_recognised_behind_other_errors(monkeypatch):
     assert double(torch.tensor(4.0)) == 8.0  # a second warning would be an error
 
 
+def test_too_many_shapes_are_refused_by_a_sentence_that_says_what_to_do():
+    double = compiled(lambda x: 2 * x)
+    refused = pytest.raises(RuntimeError, match=r"shapes or strides: .* `tree\.row_major`")
+    with refused, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for size in range(1, 20):
+            double(torch.ones(size))
+    assert size == 9  # torch is ready to compile for 8
+
+
 def test_many_compiled_learners_of_one_factory_do_not_share_a_recompile_limit():
     x = torch.ones(3)
     with warnings.catch_warnings():

@@ -5,8 +5,10 @@ import torch
 
 from optinfra import random
 from optinfra.distributions import hybrid, mask_logits
+from optinfra.testing import assert_trees_close
 from optinfra.types import Memories, Trajectory
-from tests import golden_cases
+from optinfra.values import Critic, rollout_values
+from tests import examples, golden_cases
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
@@ -90,3 +92,14 @@ def test_a_recorded_memory_is_of_one_agent():
     batch = golden_cases.ppo_batch(golden_cases.load("ppo_recurrent"))
     assert isinstance(batch.memory, Memories)
     assert (batch.memory.actor != batch.memory.critic).any()
+
+
+def test_a_critic_tells_its_memories_step_by_step_where_it_has_no_other_way():
+    network, trajectory = examples.recurrent_network(), examples.trajectory(0, 5, 2)
+    trajectory = trajectory._replace(memory=examples.normal(1, 2, 6))
+    params, following = network.init(random.key(0)), examples.batch(2, 5, 2).obs
+    valued = [
+        rollout_values(critic)(params, trajectory, following)
+        for critic in (Critic(network.values), Critic(network.values, network.values_and_memories))
+    ]
+    assert_trees_close(*valued, **CLOSE)

@@ -49,6 +49,10 @@ def compiled(functions: Functions) -> Functions:
     Without a working C++ compiler (for CUDA: without Triton) the functions run eagerly,
     and one warning says so.
 
+    Raises:
+      RuntimeError: from a function, its arguments came in more shapes or strides than torch
+        is ready to compile for (8 unless told otherwise).
+
     Args:
       functions: a pure function of pytrees of tensors, or a NamedTuple of such functions.
 
@@ -59,6 +63,8 @@ def compiled(functions: Functions) -> Functions:
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    from torch._dynamo.exc import FailOnRecompileLimitHit  # `torch.compile` loads it anyway
+
     def traced(*arguments: Any) -> Any:
         return function(*arguments)
 
@@ -72,6 +78,8 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
             return function(*arguments)
         try:
             return fast(*arguments)
+        except FailOnRecompileLimitHit as error:
+            raise RuntimeError(TOO_MANY_SHAPES) from error
         except RuntimeError as error:
             if not _is_missing_compiler(error):
                 raise
@@ -85,6 +93,13 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 NO_COMPILER = (
     "No working C++ compiler was found (on CUDA: no Triton), so compiled functions run eagerly, "
     "several times slower. Install g++ or clang++, or set CXX."
+)
+
+
+TOO_MANY_SHAPES = (
+    "A compiled function was given arguments of too many shapes or strides: it is compiled for "
+    "each of them. Pad them to few shapes, lay out views with `tree.row_major`, or raise "
+    "`torch._dynamo.config.recompile_limit`."
 )
 
 
