@@ -260,7 +260,7 @@ def test_what_an_iteration_that_remembers_needs_is_named():
         one.update(start, seen._replace(memory=seen.memory[:, :1]))
     with pytest.raises(ValueError, match=r"`memory` must"):
         one.update(start, seen._replace(memory=seen.memory[..., :4]))
-    with pytest.raises(ValueError, match=r"`memory` (and `reset` )?must be given"):
+    with pytest.raises(ValueError, match="`memory` must be given by the rollout"):
         one.update(start, seen._replace(memory=()))
     for agents in (1, 3):  # the critic's memories are of other agents
         with pytest.raises(ValueError, match=r"`memory` must"):

@@ -145,6 +145,13 @@ def test_a_jacobian_is_the_gradient_of_every_output(kind):
         torch.testing.assert_close(jacobian, torch.stack(by_one), **CLOSE)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_agents_without_rows_are_no_trouble(kind):
+    own, columns = plain.weights(0, kind, D, H), inputs(0, 3, (0,), kind=kind, members=(2,))
+    outputs, last = vmap(lambda *each: run(kind, own, *each))(*columns)
+    assert outputs.shape == (2, 3, 0, H) and last.shape == columns[1].shape
+
+
 @pytest.mark.inductor
 def test_compiled_gradients_of_members_equal_the_eager_ones():
     kind = "lstm"

@@ -121,6 +121,62 @@ def test_rollouts_of_many_agents_equal_a_loop_over_them(kind, trajectory, seed):
     assert_trees_close(lifted, folded, **CLOSE)
 
 
+# --- flags that are left out ----------------------------------------------------------------
+
+
+def without(trajectory, names):
+    """Those flags never set, and those flags left out."""
+    unset = {name: torch.zeros_like(trajectory.terminated) for name in names}
+    return trajectory._replace(**unset), trajectory._replace(**dict.fromkeys(names, ()))
+
+
+@given(KIND, EITHER, st.sampled_from(["terminated", "truncated"]), LENGTHS, SEEDS)
+def test_one_kind_of_flags_left_out_is_one_that_is_never_set(kind, trajectory, name, length, seed):
+    steps, agents = trajectory.terminated.shape
+    done = normal(seed + 9, agents) > 0
+    both = without(trajectory, [name])
+    assert_trees_equal(
+        *(valued(kind, t, following(seed, agents), done, sequence_length=length) for t in both)
+    )
+    assert_trees_equal(*(valued_rollout(kind, t, following(seed, steps, agents)) for t in both))
+
+
+@given(KIND, EITHER, st.integers(1, 4), SEEDS)
+def test_where_all_flags_are_left_out_nothing_ends(kind, trajectory, length, seed):
+    agents = trajectory.memory.shape[0]
+    next_obs, done = following(seed, agents), normal(seed + 9, agents) > 0
+    unset, left_out = (
+        valued(kind, t, next_obs, done, sequence_length=length)
+        for t in without(trajectory, ["terminated", "truncated"])
+    )
+    assert_trees_close(left_out, unset, **TIGHT)
+
+
+@given(KIND, WHOLE, LENGTHS, SEEDS)
+def test_agents_are_apart_bit_for_bit_where_nothing_ends(kind, trajectory, length, seed):
+    _, trajectory = without(trajectory, ("terminated", "truncated"))
+    agents = trajectory.memory.shape[0]
+    assert_memory_isolated(
+        trajectory_values(CRITICS[kind], sequence_length=length), PARAMS[kind], trajectory,
+        following(seed, agents), normal(seed + 9, agents) > 0,
+        in_dims=(None, TRAJECTORY_AXES, 0, 0), out_dims=OF_VALUES,
+    )  # fmt: skip
+
+
+def test_a_rollout_says_where_episodes_end():
+    _, trajectory = without(examples.trajectory(0, 3, 2, spec=SPEC), ("terminated", "truncated"))
+    trajectory = trajectory._replace(memory=normal(0, 2, M))
+    with pytest.raises(ValueError, match=r"`terminated` must be the \[T, \*B\] flags"):
+        valued_rollout("lstm", trajectory, following(0, 3, 2))
+    done = torch.tensor([True, False])
+    with pytest.raises(ValueError, match="`obs` must begin with the axes"):
+        valued("lstm", trajectory._replace(obs=following(0, 3, 1)), following(0, 2), done)
+    with pytest.raises(ValueError, match="`next_obs` must begin with the axes"):
+        valued("lstm", trajectory, following(0, 1), done)
+    with pytest.raises(ValueError, match="`memory` must begin with the axes"):
+        valued("lstm", trajectory._replace(memory=normal(0, 1, M)), following(0, 2), done)
+
+
 # --- cuts -----------------------------------------------------------------------------------
 
 
