@@ -13,7 +13,9 @@ from torch.func import vmap
 
 from optinfra import schedules, tree
 
-VALUES = st.floats(-10, 10, width=32)
+# XLA rounds to zero what lies below the smallest normal float32; products of three stay above.
+VALUES = st.floats(-10, 10, width=32).filter(lambda x: x == 0 or abs(x) > 2**-20)
+FACTORS = st.just(0.0) | st.floats(2**-20, 2, width=32)
 RATES = st.floats(2**-20, 10, width=32)
 LENGTHS = st.integers(1, 1000)
 STEPS = st.integers(0, 1500)
@@ -48,7 +50,7 @@ def test_cosine_follows_optax(initial, fraction, steps, step):
     assert_follows(schedules.cosine(initial, fraction * initial, steps), oracle, step, initial)
 
 
-@given(VALUES, st.dictionaries(LENGTHS, st.floats(0, 2, width=32), max_size=4), STEPS)
+@given(VALUES, st.dictionaries(LENGTHS, FACTORS, max_size=4), STEPS)
 @example(1.0, {100: 0.1, 200: 0.5}, 100)
 @example(1.0, {100: 0.1, 200: 0.5}, 199)
 @example(1.0, {}, 3)
