@@ -1,6 +1,6 @@
 """Proximal policy optimisation, as ML-Agents does it."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,14 +10,19 @@ from torch.func import grad_and_value
 
 from optinfra import moments, random, tree
 from optinfra.check import (
-    require_dtype,
     require_integer,
-    require_leading,
     require_number,
-    require_shape,
-    require_trailing,
 )
 from optinfra.distributions import Distribution, PolicyOutputs, hybrid, mask_logits
+from optinfra.learners.batch import (
+    PPOBatch,
+    blanked,
+    check_batch,
+    check_obs,
+    check_sequences,
+    check_streams,
+    time_first,
+)
 from optinfra.losses import (
     approx_kl,
     clip_fraction,
@@ -32,7 +37,6 @@ from optinfra.schedules import constant
 from optinfra.transforms import global_norm, raveled, scale_by_adam, skip_nonfinite
 from optinfra.types import (
     Act,
-    Action,
     Key,
     Learner,
     Memories,
@@ -73,23 +77,6 @@ class PPOState(NamedTuple):
     hyper: PPOHyper
     steps: Tensor  # [] int64, environment steps so far: the time of the schedules
     key: Key
-
-
-class PPOBatch(NamedTuple):
-    """One minibatch of rows, or a whole rollout of them."""
-
-    obs: Obs  # [*N, D_i] each
-    action: Action  # [*N, A] and [*N, K], as drawn
-    action_mask: Tensor  # [*N, choices] bool, True where the choice is allowed
-    log_prob: Tensor  # [*N, A + K], when the action was drawn
-    advantages: Tensor  # [*N], already normalised
-    values: dict[str, Tensor]  # [*N] by stream, when the action was drawn
-    returns: dict[str, Tensor]  # [*N] by stream
-    mask: Tensor  # [*N] bool, True where the row counts
-    # What follows is for learners that remember. A row is then a sequence, `*N` is `N, S`.
-    memory: PyTree = ()  # Memories [N, M], what each sequence starts from
-    reset: PyTree = ()  # [N, S] bool, True where a step starts from an empty memory
-    warmup: PyTree = ()  # [N, S] bool, True where a step that does not count warms the memory up
 
 
 def ppo(
@@ -255,7 +242,7 @@ def _policy(
 
 
 def _observe(rule: _Rule, state: PPOState, obs: Obs, mask: Tensor) -> PPOState:
-    _check_obs(rule.spec, obs)
+    check_obs(rule.spec, obs)
     running = tuple(moments.update(m, x, mask) for m, x in zip(state.params.moments, obs))
     return state._replace(params=state.params._replace(moments=running))
 
@@ -272,17 +259,19 @@ def _judged(
 
 
 def _normalized(rule: _Rule, params: PPOParams, obs: Obs) -> Obs:
-    _check_obs(rule.spec, obs)
+    check_obs(rule.spec, obs)
     if not rule.normalize:
         return obs
     return tuple(moments.normalize(m, x) for m, x in zip(params.moments, obs))
 
 
 def _update(rule: _Rule, state: PPOState, batch: PPOBatch) -> tuple[PPOState, Stats]:
-    _check_batch(rule, batch)
-    batch = _blanked(batch)
     if rule.recurrent:
-        batch = _time_first(batch)
+        check_sequences(batch, rule.burn_in)
+    check_batch(rule.spec, batch)
+    batch = blanked(batch)
+    if rule.recurrent:
+        batch = time_first(batch)
     # Otherwise parameters that require a gradient would keep the graph of every update so far.
     batch, weights = tree.map(Tensor.detach, (batch, state.params.weights))
     scheduled = zip(rule.schedules, state.hyper)
@@ -294,28 +283,6 @@ def _update(rule: _Rule, state: PPOState, batch: PPOBatch) -> tuple[PPOState, St
     weights = tree.map(lambda w, u: w - now.learning_rate * u, weights, directions)
     stats = stats | {"grad_norm": global_norm(grads)} | now._asdict()
     return state._replace(params=state.params._replace(weights=weights), opt=opt), stats
-
-
-def _blanked(batch: PPOBatch) -> PPOBatch:
-    """Let zeros take the place of what a masked row holds: not even 0 · NaN may reach a gradient.
-
-    A step that warms a memory up keeps its observations.
-    """
-    seen = batch.mask | batch.warmup if isinstance(batch.warmup, Tensor) else batch.mask
-    rows = batch._replace(memory=(), reset=(), warmup=())
-    blank = tree.map(torch.zeros_like, rows)
-    obs = tree.where(seen, batch.obs, blank.obs)
-    counted = tree.where(batch.mask, rows, blank)
-    memory = batch.memory
-    if tree.leaves(memory):  # of a sequence that is padding from end to end nothing counts either
-        memory = tree.where(seen.any(-1), memory, tree.map(torch.zeros_like, memory))
-    return counted._replace(obs=obs, memory=memory, reset=batch.reset, warmup=batch.warmup)
-
-
-def _time_first(batch: PPOBatch) -> PPOBatch:
-    """Turn sequences `[N, S, …]` into `[S, N, …]`, as networks with a memory have them."""
-    turned = tree.map(lambda x: x.movedim(1, 0), batch._replace(memory=()))
-    return turned._replace(memory=batch.memory)
 
 
 def _run(
@@ -343,7 +310,7 @@ def _loss(
 ) -> tuple[Tensor, Stats]:
     obs = _normalized(rule, state.params, batch.obs)
     outputs, values = _run(rule, weights, obs, batch)
-    _check_streams(values, batch)
+    check_streams(values, batch)
     outputs = outputs._replace(logits=mask_logits(outputs.logits, batch.action_mask))
     log_prob = rule.distribution.log_prob(outputs, batch.action)
     entropy = masked_mean(rule.distribution.entropy(outputs), batch.mask)
@@ -381,57 +348,3 @@ def _as_schedule(name: str, value: Schedule | float, *, open_low: bool = False) 
         return value
     require_number(name, value, 0.0, open_low=open_low)
     return constant(value)
-
-
-def _check_obs(spec: Spec, obs: Obs) -> None:
-    if len(obs) != len(spec.obs):
-        raise ValueError(f"`obs` must have {len(spec.obs)} observations, got {len(obs)}.")
-    for i, (x, shape) in enumerate(zip(obs, spec.obs)):
-        require_trailing(f"obs[{i}]", x, shape)
-
-
-def _check_batch(rule: _Rule, batch: PPOBatch) -> None:
-    spec, rows = rule.spec, batch.mask.shape
-    if rule.recurrent:
-        _check_sequences(rule, batch)
-    sizes = spec.action
-    width = sizes.continuous + len(sizes.branches)
-    require_dtype("mask", batch.mask, torch.bool)
-    require_dtype("action_mask", batch.action_mask, torch.bool)
-    require_dtype("action.discrete", batch.action.discrete, torch.int64)
-    _check_obs(spec, batch.obs)
-    for i, (x, shape) in enumerate(zip(batch.obs, spec.obs)):
-        require_shape(f"obs[{i}]", x, (*rows, *shape))
-    require_shape("action.continuous", batch.action.continuous, (*rows, sizes.continuous))
-    require_shape("action.discrete", batch.action.discrete, (*rows, len(sizes.branches)))
-    require_shape("action_mask", batch.action_mask, (*rows, sizes.choices))
-    require_shape("log_prob", batch.log_prob, (*rows, width))
-    require_shape("advantages", batch.advantages, rows)
-    for column, streams in (("values", batch.values), ("returns", batch.returns)):
-        for name, x in streams.items():
-            require_shape(f"{column}[{name!r}]", x, rows)
-
-
-def _check_sequences(rule: _Rule, batch: PPOBatch) -> None:
-    rows = batch.mask.shape
-    if len(rows) != 2 or rows[1] <= rule.burn_in:
-        expected = f"[N, S] with S > {rule.burn_in}"
-        raise ValueError(f"`mask` must have shape {expected}, got {list(rows)}.")
-    memories = tree.leaves(batch.memory)
-    if not isinstance(batch.reset, Tensor) or len(memories) < len(Memories._fields):
-        raise ValueError("`memory` and `reset` must be given to a learner that remembers.")
-    for x in memories:
-        require_leading("memory", x, rows[:1], "N")
-    for name, x in (("reset", batch.reset), ("warmup", batch.warmup)):
-        for flag in tree.leaves(x):
-            require_dtype(name, flag, torch.bool)
-            require_shape(name, flag, rows, "N, S")
-
-
-def _check_streams(values: Mapping[str, Tensor], batch: PPOBatch) -> None:
-    for column, streams in (("values", batch.values), ("returns", batch.returns)):
-        if set(streams) != set(values):
-            raise ValueError(
-                f"`{column}` must have the streams of the network, {sorted(values)}, "
-                f"got {sorted(streams)}."
-            )

@@ -205,9 +205,6 @@ class Remembering(nn.Module):
         return self.head(encoding), memory
 
 
-# --- networks -----------------------------------------------------------------------------
-
-
 def recurrent_actor_critic(
     spec: Spec,
     streams: Sequence[str] = ("extrinsic",),
