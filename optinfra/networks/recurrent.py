@@ -58,6 +58,8 @@ class Recurrent(nn.Module):
     """
 
     cell: str
+    # One step, from `[*B, D]` and `[*B, M]` to the next memory; H of it are the output.
+    step: Callable[[Tensor, Tensor], Tensor]
 
     def __init__(self, inputs: int, hidden_units: int) -> None:
         super().__init__()
@@ -118,10 +120,6 @@ class Recurrent(nn.Module):
             y[0].reshape(y.shape[1], *rows, y.shape[-1]) for y in (outputs, memories)
         )
         return outputs, memories.detach() if every else memories[0]
-
-    def step(self, x: Tensor, memory: Tensor) -> Tensor:
-        """Take one step from `[*B, D]` and `[*B, M]` to the next memory; H of it are the output."""
-        raise NotImplementedError
 
     @staticmethod
     def bias(key: Key, shape: tuple[int, ...]) -> Tensor:
