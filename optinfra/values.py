@@ -70,7 +70,7 @@ def trajectory_values(
         begin = sequences.starts(steps, sequence_length or steps)
         # Which one is settled by what is given, never by what it holds: else an agent's values
         # would depend in their last bits on whether another agent's episode ends.
-        value = _by_lookup if tree.leaves(trajectory[2:]) else _by_sequence
+        value = _by_lookup if _has_flags(trajectory) else _by_sequence
         values, memories, last = value(critic, params, trajectory, begin)
         bootstrap = _at_once(critic, params, next_obs, last)
         return TrajectoryValues(
@@ -168,11 +168,16 @@ def _by_lookup(
 
 def _ended_at_the_end(trajectory: Trajectory, done: Tensor) -> Tensor:
     """Tell `[*B]` whether the last step that is no padding ended an episode."""
-    if not tree.leaves(trajectory[2:]):
+    if not _has_flags(trajectory):
         return torch.zeros_like(done)
     mask = _mask(trajectory)
     following = torch.cat([mask[1:], torch.zeros_like(mask[:1])])
     return (_ends(trajectory) & ~following).any(0)
+
+
+def _has_flags(trajectory: Trajectory) -> bool:
+    """Whether something may end within, or be padding."""
+    return bool(tree.leaves((trajectory.terminated, trajectory.truncated, trajectory.mask)))
 
 
 def _ends(trajectory: Trajectory) -> Tensor:

@@ -250,6 +250,31 @@ def test_ctrl_c_within_the_first_iteration_leaves_a_run_to_go_on_with(
     assert_went_on_bit_for_bit(tmp_path / "run", whole.folder)
 
 
+def test_episodes_of_an_iteration_that_ctrl_c_ended_are_not_reported(tmp_path, monkeypatch):
+    begun = loop.EpisodeWindow.add
+
+    def counted(window, *episode):
+        begun(window, *episode)
+        if len(saved_steps(tmp_path / "run")):  # the first checkpoint is there
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.EpisodeWindow, "add", counted)
+    outcome = begin(tmp_path / "run", steps=160)
+    assert outcome.interrupted
+    kept = leaves(tmp_path / "run")
+    counts = [x for name, x in kept.items() if name.startswith("window/") and x.ndim == 0]
+    assert counts and outcome.episodes == max(int(x) for x in counts)
+
+
+def test_a_checkpoint_that_is_there_is_not_written_again_at_the_end(tmp_path, monkeypatch):
+    written, save = [], checkpoint.save
+    monkeypatch.setattr(
+        checkpoint, "save", lambda path, *rest: (written.append(path.name), save(path, *rest))
+    )
+    begin(tmp_path / "run", steps=96)
+    assert len(written) == len(set(written)) == len(saved_steps(tmp_path / "run"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_ctrl_c_does_not_end_the_saving(tmp_path, whole, number, monkeypatch):
     """Nor does a first one that comes while a checkpoint is written."""

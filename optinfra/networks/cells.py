@@ -85,9 +85,9 @@ def into_inputs(slopes: Tensor, weight: Tensor) -> Tensor:
     return torch.bmm(slopes.flatten(1, 2), weight).unflatten(1, slopes.shape[1:3])
 
 
-def last_or_every(states: Tensor, every: bool) -> Tensor:
-    """Select what `memories` holds from `[E, S, B, M]`, in memory of its own."""
-    return states.clone() if every else states[:, -1:].clone()
+def last_or_every(every: bool, *states: Tensor) -> Tensor:
+    """Put what `memories` holds together from `[E, S, B, H]` each, in memory of its own."""
+    return torch.cat(states if every else [state[:, -1:] for state in states], -1)
 
 
 # --- LSTM -----------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ def lstm_forward(
         o.sigmoid_()
         c = torch.addcmul(i * g, f, c, out=cells[:, t])
         h = torch.mul(o, c.tanh(), out=outputs[:, t])
-    return Unrolled(outputs, last_or_every(torch.cat([outputs, cells], -1), every), saved)
+    return Unrolled(outputs, last_or_every(every, outputs, cells), saved)
 
 
 def lstm_backward(
@@ -316,7 +316,7 @@ def gru_forward(
         of_n.copy_(from_h[..., 2, :])
         torch.addcmul(from_x[..., 2, :], r, of_n, out=n).tanh_()
         h = torch.addcmul(n, z, h - n, out=outputs[:, t])
-    return Unrolled(outputs, last_or_every(outputs, every), saved)
+    return Unrolled(outputs, last_or_every(every, outputs), saved)
 
 
 def gru_backward(

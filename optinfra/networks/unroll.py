@@ -13,6 +13,7 @@ from optinfra.networks.cells import CELLS, Unrolled, Weights
 
 Batched = tuple[Tensor, ...]
 WEIGHTS = slice(2, 6)  # where they stand among the tensors of a call
+DIFFERENTIABLE = 6  # the first so many of them: x, memory and weights
 
 
 @torch.library.custom_op("optinfra::unroll", mutates_args=())
@@ -34,16 +35,8 @@ def _forward(
 
 @_forward.register_fake
 def _(
-    cell: str,
-    every: bool,
-    x: Tensor,
-    memory: Tensor,
-    ih: Tensor,
-    hh: Tensor,
-    bias_ih: Tensor,
-    bias_hh: Tensor,
-    reset: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+    cell: str, every: bool, x: Tensor, memory: Tensor, ih: Tensor, hh: Tensor, *_: Tensor
+) -> Batched:
     members, steps, rows = x.shape[:3]
     hidden = hh.shape[-1]
     outputs = x.new_empty(members, steps, rows, hidden)
@@ -79,22 +72,8 @@ def _backward(
 
 
 @_backward.register_fake
-def _(
-    cell: str,
-    grad_outputs: Tensor,
-    grad_memory: Tensor,
-    x: Tensor,
-    memory: Tensor,
-    ih: Tensor,
-    hh: Tensor,
-    bias_ih: Tensor,
-    bias_hh: Tensor,
-    reset: Tensor,
-    outputs: Tensor,
-    memories: Tensor,
-    saved: Tensor,
-) -> tuple[Tensor, ...]:
-    return tuple(part.new_empty(part.shape) for part in (x, memory, ih, hh, bias_ih, bias_hh))
+def _(cell: str, grad_outputs: Tensor, grad_memory: Tensor, *tensors: Tensor) -> Batched:
+    return tuple(part.new_empty(part.shape) for part in tensors[:DIFFERENTIABLE])
 
 
 class _Unroll(torch.autograd.Function):
