@@ -33,6 +33,7 @@ class Rollout(NamedTuple):
     obs: Obs  # [T, *B, D_i] each
     next_obs: Obs  # [T, *B, D_i] each, what really followed; the final one where an episode ended
     action: Action  # [T, *B, A] and [T, *B, K], as drawn
+    executed: Action  # the same as the environment took it
     action_mask: Tensor  # [T, *B, choices] bool, True where the choice is allowed
     log_prob: Tensor  # [T, *B, A + K]
     rewards: Tensor  # [T, *B], the environment's

@@ -47,6 +47,21 @@ class Act(NamedTuple):
     memory: PyTree  # recurrent memory after this step; () without one
 
 
+class Transitions(NamedTuple):
+    """Steps that were taken, as reward signals and imitation see them."""
+
+    obs: Obs  # [*N, D_i] each
+    next_obs: Obs  # [*N, D_i] each, what really followed
+    action: Action  # [*N, A] in [−1, 1] and [*N, K], as executed
+    rewards: Tensor  # [*N], the environment's
+    terminated: Tensor  # [*N] bool, the episode came to its own end with this step
+    truncated: Tensor  # [*N] bool, the episode was cut after this step
+    mask: Tensor  # [*N] bool, True where the row counts
+    action_mask: PyTree = ()  # [*N, choices] bool, True where allowed; () where everything is
+    group_rewards: PyTree = ()  # [*N], the group's; () without groups
+    groupmate_rewards: PyTree = ()  # [*N, G], those of the mates, 0 for absent ones; () likewise
+
+
 class Memories(NamedTuple):
     """What an agent remembers: the policy's part and the values' part apart."""
 

@@ -6,7 +6,7 @@ from optinfra import networks, random, tree
 from optinfra.iteration import Rollout, iteration
 from optinfra.learners import PPOBatch, ppo
 from optinfra.signals import extrinsic
-from optinfra.types import Action, ActionSpec, Memories, Spec, Trajectory
+from optinfra.types import Action, ActionSpec, Memories, Spec, Trajectory, Transitions
 
 SPEC = Spec(obs=((3,), (2,)), action=ActionSpec(2, (3, 2)))
 STREAMS = ("extrinsic",)
@@ -43,6 +43,25 @@ def action(seed, rows, spec=SPEC):
     return Action(
         normal(seed, *rows, sizes.continuous),
         (normal(seed + 1, *rows, len(sizes.branches)) > 0).long(),
+    )
+
+
+def executed(action):
+    """The action as PPO lets an environment take it."""
+    return Action(action.continuous.clamp(-3, 3) / 3, action.discrete)
+
+
+def transitions(seed, *rows, spec=SPEC):
+    """Steps taken `[*N]` of random numbers, with ends of both kinds; about a quarter masked."""
+    obs = tuple(normal(seed + i, *rows, *shape) for i, shape in enumerate(spec.obs))
+    return Transitions(
+        obs=obs,
+        next_obs=tuple(normal(seed + 70 + i, *x.shape) for i, x in enumerate(obs)),
+        action=executed(action(seed + 10, rows, spec)),
+        rewards=normal(seed + 80, *rows),
+        terminated=normal(seed + 81, *rows) > 1.3,
+        truncated=normal(seed + 82, *rows) > 1.3,
+        mask=normal(seed + 60, *rows) > -0.7,
     )
 
 
@@ -87,6 +106,7 @@ def rollout(seed, *rows, spec=SPEC):
         obs=flat.obs,
         next_obs=tuple(normal(seed + 70 + i, *x.shape) for i, x in enumerate(flat.obs)),
         action=flat.action,
+        executed=executed(flat.action),
         action_mask=flat.action_mask,
         log_prob=flat.log_prob,
         rewards=normal(seed + 80, *rows),

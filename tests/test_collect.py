@@ -59,6 +59,7 @@ def assert_copy_was_stepped(env, begins, before, rollout, episodes, after):
     for t in range(steps):
         assert torch.equal(rollout.obs[0][t], obs)
         executed = Action(torch.zeros(0), 1 - rollout.action.discrete[t])
+        assert torch.equal(rollout.executed.discrete[t], executed.discrete)
         then = env.step(state, executed, torch.zeros(2, dtype=torch.int64))
         total, length = total + then.reward, length + 1
         ended = bool(then.terminated | then.truncated)
@@ -234,6 +235,7 @@ def test_gymnasium_source_executes_what_the_policy_says_and_keeps_what_it_drew(m
     _, rollout, _ = source.collect(source.init(random.key(4)), torch.tensor(0.0))
     done = torch.stack([action.discrete for action in executed])
     assert torch.equal(done, 1 - rollout.action.discrete)
+    assert torch.equal(done, rollout.executed.discrete)
     assert done.unique().numel() == 2
 
 

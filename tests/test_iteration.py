@@ -61,6 +61,7 @@ def readable(seed, *rows, streams=1, ends=0.2, masked=0.2):
         obs=(torch.cat([numbers, examples.normal(seed + 1, *rows, streams)], -1),),
         next_obs=(examples.normal(seed + 2, *rows, 1 + streams),),
         action=Action(examples.normal(seed + 3, *rows, 1), torch.zeros(*rows, 0).long()),
+        executed=Action(examples.normal(seed + 9, *rows, 1), torch.zeros(*rows, 0).long()),
         action_mask=torch.ones(*rows, 0, dtype=torch.bool),
         log_prob=examples.normal(seed + 4, *rows, 1),
         rewards=examples.normal(seed + 5, *rows),

@@ -96,6 +96,7 @@ def collector(
             obs=state.obs,
             next_obs=then.next_obs,
             action=act.action,
+            executed=act.executed,
             action_mask=every_choice(env.spec, num_envs, key.device),
             log_prob=act.log_prob,
             rewards=then.reward,

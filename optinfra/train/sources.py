@@ -141,12 +141,12 @@ class GymnasiumSource:
             executed = Action(act.executed.continuous.cpu(), act.executed.discrete.cpu())
             step = self._follow(executed)
             buffer.put(t, self._obs, step)
-            acts.append((act.action, act.log_prob, before))
+            acts.append((act.action, act.executed, act.log_prob, before))
             self._obs, self._memory = step.obs, act.memory
             self._over = step.terminated | step.truncated | ~step.mask
             ended += step.episodes
-        action, log_prob, memory = tree.stack(acts)
-        rollout = buffer.rollout(action, log_prob, self._envs.spec, device)
+        action, executed, log_prob, memory = tree.stack(acts)
+        rollout = buffer.rollout(action, executed, log_prob, self._envs.spec, device)
         return GymnasiumState(key), rollout._replace(memory=memory), ended
 
     def close(self) -> None:
@@ -180,7 +180,7 @@ class _Buffer:
             rows[t] = flag
 
     def rollout(
-        self, action: Action, log_prob: Tensor, spec: Spec, device: torch.device
+        self, action: Action, executed: Action, log_prob: Tensor, spec: Spec, device: torch.device
     ) -> Rollout:
         def tensor(array: np.ndarray) -> Tensor:
             return torch.from_numpy(array).to(device)
@@ -192,6 +192,7 @@ class _Buffer:
             obs=tuple(map(tensor, self._obs)),
             next_obs=tuple(map(tensor, self._next_obs)),
             action=action,
+            executed=executed,
             action_mask=everything.reshape(steps, envs, spec.action.choices),
             log_prob=log_prob,
             rewards=tensor(self._rewards),
