@@ -41,6 +41,7 @@ class Distribution(NamedTuple):
     log_prob: Callable[[PolicyOutputs, Action], Tensor]  # [*B, A + K]
     entropy: Callable[[PolicyOutputs], Tensor]  # [*B], in nats
     executed: Callable[[Action], Action]  # what the environment takes, in [−1, 1]
+    executed_log_prob: Callable[[PolicyOutputs, Action], Tensor]  # [*B, A + K], of what it takes
 
 
 # --- Gaussian -----------------------------------------------------------------------------
@@ -92,6 +93,44 @@ def gaussian_sample(mean: Tensor, log_std: Tensor, key: Key) -> Tensor:
       `[*B, A]`, differentiable in μ and σ.
     """
     return mean + log_std.exp() * random.normal(key, mean.shape)
+
+
+def clipped_gaussian_log_prob(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """Log-likelihood of each dimension of an action that is drawn raw and executed clipped.
+
+        x = clip(u, ±3)/3,  u ~ N(μ, σ²)
+        log p(x) = log N(3x; μ, σ) + ln 3     where |x| < 1, a density
+        log p(1) = log P(u ≥ 3) = ln Φ((μ − 3)/σ), log p(−1) = ln Φ((−3 − μ)/σ)     probabilities
+
+    Args:
+      x: `[*B, A]` in [−1, 1], as executed; what lies outside counts as the limit.
+      mean: `[*B, A]`. μ, of the raw action.
+      log_std: `[*B, A]`. ln σ, of the raw action.
+
+    Returns:
+      `[*B, A]`, nats.
+
+    Source: Tobin 1958, https://doi.org/10.2307/1907382, for two limits.
+    """
+    inside = gaussian_log_prob(ACTION_LIMIT * x, mean, log_std) + math.log(ACTION_LIMIT)
+    beyond = (torch.where(x < 0, -mean, mean) - ACTION_LIMIT) / (log_std.exp() + STD_EPS)
+    return torch.where(x.abs() < 1, inside, log_normal_cdf(beyond))
+
+
+def log_normal_cdf(z: Tensor) -> Tensor:
+    """Compute ln Φ(z) of the standard normal distribution, far out too.
+
+        ln(½ erfcx(−z/√2)) − ½z²   where z < −1,     ln(1 − ½ erfc(z/√2))   elsewhere
+
+    Args:
+      z: any shape.
+
+    Returns:
+      The shape of `z`, at most 0. `torch.special.log_ndtr` is the same without a vmap rule.
+    """
+    low, high = z.clamp(max=-1.0), z.clamp(min=-1.0)  # neither may overflow where unused
+    tail = torch.log(0.5 * torch.special.erfcx(-low / math.sqrt(2))) - 0.5 * low.square()
+    return torch.where(z < -1.0, tail, torch.log1p(-0.5 * torch.erfc(high / math.sqrt(2))))
 
 
 # --- tanh-Gaussian ------------------------------------------------------------------------
@@ -311,15 +350,23 @@ def hybrid(spec: ActionSpec) -> Distribution:
         action = Action(raw, choices)
         return action, log_prob(outputs, action)
 
-    def log_prob(outputs: PolicyOutputs, action: Action) -> Tensor:
+    def per_column(
+        density: Callable[[Tensor, Tensor, Tensor], Tensor], outputs: PolicyOutputs, action: Action
+    ) -> Tensor:
         columns = []
         if continuous:
             # A narrower action would be broadcast without a word.
             require_trailing("action.continuous", action.continuous, (spec.continuous,))
-            columns.append(gaussian_log_prob(action.continuous, outputs.mean, outputs.log_std))
+            columns.append(density(action.continuous, outputs.mean, outputs.log_std))
         if sizes:
             columns.append(branches_log_prob(outputs.logits, action.discrete, sizes))
         return torch.cat(columns, -1) if len(columns) > 1 else columns[0]
+
+    def log_prob(outputs: PolicyOutputs, action: Action) -> Tensor:
+        return per_column(gaussian_log_prob, outputs, action)
+
+    def executed_log_prob(outputs: PolicyOutputs, action: Action) -> Tensor:
+        return per_column(clipped_gaussian_log_prob, outputs, action)
 
     def entropy(outputs: PolicyOutputs) -> Tensor:
         parts = []
@@ -333,7 +380,7 @@ def hybrid(spec: ActionSpec) -> Distribution:
         limited = action.continuous.clamp(-ACTION_LIMIT, ACTION_LIMIT) / ACTION_LIMIT
         return Action(limited, action.discrete)
 
-    return Distribution(sample, mode, log_prob, entropy, executed)
+    return Distribution(sample, mode, log_prob, entropy, executed, executed_log_prob)
 
 
 def _no_choices(outputs: PolicyOutputs) -> Tensor:

@@ -1,6 +1,8 @@
 """One training iteration: everything between two rollouts, as one pure function."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import reduce
+from operator import or_
 from typing import NamedTuple
 
 import torch
@@ -9,12 +11,25 @@ from torch import Tensor
 from optinfra import random, sequences, tree, values
 from optinfra.check import require_dtype, require_leading, require_number, require_shape
 from optinfra.learners import PPOBatch
-from optinfra.lift.epochs import Stage, epochs, unlifted
-from optinfra.losses import masked_mean
+from optinfra.lift.epochs import Stage, mean_stats, minibatches, on_rows, unlifted
+from optinfra.losses import live_mean, masked_mean
 from optinfra.networks import name_hash
 from optinfra.returns import gae
+from optinfra.signals.faults import (
+    Guard,
+    Judged,
+    Report,
+    judge,
+    learn,
+    learns_nothing,
+    mean_report,
+    no_progress,
+    no_reward,
+    unguarded,
+)
 from optinfra.types import (
     Action,
+    Imitation,
     Key,
     Learner,
     Memories,
@@ -24,7 +39,11 @@ from optinfra.types import (
     Signal,
     Stats,
     Trajectory,
+    Transitions,
 )
+
+
+IMITATION = ":imitation"  # what its key is drawn by; no signal is called so
 
 
 class Rollout(NamedTuple):
@@ -48,8 +67,10 @@ class IterationState(NamedTuple):
 
     learner: PyTree
     signals: dict[str, PyTree]  # by name
+    failures: dict[str, Tensor]  # [] int64 by name, iterations in which the signal failed
     gae_lambda: Tensor  # [] float32 in [0, 1]
     memory: PyTree  # [B, M], the critic's before the next rollout; () without one
+    imitation: PyTree  # () without one
 
 
 class Iteration(NamedTuple):
@@ -59,10 +80,27 @@ class Iteration(NamedTuple):
     update: Callable[[IterationState, Rollout], tuple[IterationState, Stats]]
 
 
+class Lesson(NamedTuple):
+    """What one rollout teaches, row by row: the learner and the signals."""
+
+    batch: PPOBatch
+    seen: Transitions
+
+
+class Seen(NamedTuple):
+    """A rollout without what is no transition, and what the learner says of it."""
+
+    rollout: Rollout
+    valued: RolloutValues
+    resets: PyTree  # [T, *B] bool, steps that start from an empty memory; () without one
+
+
 def iteration(
     learner: Learner,
     signals: Mapping[str, Signal],
     *,
+    imitation: Imitation | None = None,
+    ignore_done: Collection[str] = (),
     gae_lambda: float = 0.95,
     time_horizon: int | None = None,
     num_epochs: int = 3,
@@ -71,13 +109,20 @@ def iteration(
     burn_in: int = 0,
     num_agents: int | None = None,
     stage: Stage = unlifted,
+    guard: Guard = unguarded,
 ) -> Iteration:
     """Compose signals, values, advantages and epochs of updates into one function.
 
     Per stream: rewards = strength · evaluate(rollout), advantages by GAE with the stream's
     γ, returns = advantages + values. The policy's advantage is the mean over the streams.
-    The normaliser sees the rollout before it is valued, as in ML-Agents. A row that is no
+    The normaliser sees the rollout before it is valued, as in ML-Agents. After each
+    minibatch of the learner, the signals learn from the same rows. A row that is no
     transition changes nothing, whatever it holds: advantages end before it, as at a cut.
+
+    A signal whose rewards are not all finite has failed: for this iteration its stream is
+    left out of the means over streams, and it does not learn. Nor does it where what it
+    would learn is not finite. Its state stays as it was, and `failures` counts. Where every
+    signal fails, advantages are NaN: a learner that skips non-finite steps stays as it was.
 
     With a learner that remembers, each agent's critic goes on from where the last rollout
     left it, memories are reset where episodes end, and the rollout is cut into sequences.
@@ -85,6 +130,10 @@ def iteration(
     Args:
       learner: an on-policy learner of `PPOBatch`es whose values have the signals' names.
       signals: by the name of their stream.
+      imitation: of demonstrations, once after the epochs; see `lift.cloning_epochs`, which
+        has a stage of its own.
+      ignore_done: streams for which an episode's end is none: what follows is valued by its
+        last observation, as ML-Agents does for curiosity and RND.
       gae_lambda: λ in [0, 1].
       time_horizon: advantages are cut and bootstrapped every so many steps of the rollout;
         not at all unless given.
@@ -96,14 +145,17 @@ def iteration(
       num_agents: B, needed for a learner that remembers: how many agents collect.
       stage: applied to each function the iteration consists of, such as `lift.compiled`;
         for a compiled ensemble: `lambda f: compiled(ensemble(f))`.
+      guard: applied to each function of a signal, after `stage`: it may catch exceptions.
 
     Returns:
-      An `Iteration`. Its stats are those of the learner and of the signals, and per stream
-      `<name>_reward` and `<name>_value`, means over the valid rows.
+      An `Iteration`. Its stats are those of the learner, of the signals and of the
+      imitation, and per stream `<name>_reward` and `<name>_value`, means over the valid
+      rows, and `<name>_failures`.
 
     Raises:
-      ValueError: a number is out of range, or there is no signal; or, from `update`, a
-        shape disagrees, or the signals are not those that the learner has values for.
+      ValueError: a number is out of range, there is no signal, or a name of `ignore_done`
+        is no signal's; or, from `update`, a shape disagrees, or the signals are not those
+        that the learner has values for.
       TypeError: from `update`, a flag of the rollout is not bool.
     """
     require_number("gae_lambda", gae_lambda, 0.0, 1.0)
@@ -111,60 +163,117 @@ def iteration(
         raise ValueError(f"`time_horizon` must be at least 1, got {time_horizon}.")
     if not signals:
         raise ValueError("`signals` must have at least one signal, got none.")
+    if unknown := sorted(set(ignore_done) - set(signals)):
+        raise ValueError(f"`ignore_done` must name signals, {sorted(signals)}, got {unknown}.")
     sequences.starts(1, sequence_length, burn_in)
     recurrent = bool(tree.leaves(learner.memories((1,))))
     if recurrent and num_agents is None:
         raise ValueError("`num_agents` must be given for a learner that remembers, got None.")
 
-    hashes = {name: name_hash(name) for name in signals}
+    hashes = {name: name_hash(name) for name in (*signals, IMITATION)}
 
     def init(key: Key) -> IterationState:
         key_learner, key_signals = random.split(key).unbind()
+        learnt = learner.init(key_learner)
+        key_imitation = random.fold_in(key_signals, hashes[IMITATION])
         return IterationState(
-            learner=learner.init(key_learner),
+            learner=learnt,
             signals={
                 name: signal.init(random.fold_in(key_signals, hashes[name]))
                 for name, signal in signals.items()
             },
+            failures={
+                name: torch.zeros((), dtype=torch.int64, device=key.device) for name in signals
+            },
             gae_lambda=torch.tensor(gae_lambda, dtype=torch.float32, device=key.device),
             memory=learner.memories((num_agents,), key.device).critic if recurrent else (),
+            imitation=imitation.init(key_imitation, learnt.params) if imitation else (),
         )
 
-    def prepare(state: IterationState, rollout: Rollout) -> tuple[IterationState, PPOBatch, Stats]:
+    def look(state: IterationState, rollout: Rollout) -> tuple[IterationState, Seen]:
         _check_rollout(rollout)
         if recurrent and not tree.leaves(rollout.memory):
             raise ValueError("`memory` must be given by the rollout of a learner that remembers.")
         rollout = tree.where(rollout.mask, rollout, tree.map(torch.zeros_like, rollout))
         learnt = learner.observe(state.learner, rollout.obs, rollout.mask)
         learnt = learnt._replace(steps=learnt.steps + rollout.mask.sum())
-        state = state._replace(learner=learnt)
-        cuts = _cuts(rollout, time_horizon)
         trajectory = Trajectory(
             rollout.obs, state.memory, rollout.terminated, rollout.truncated, rollout.mask
         )
         valued = learner.rollout_values(learnt.params, trajectory, rollout.next_obs)
-        batch, stats = _valued(signals, state, rollout, valued, cuts)
-        state, signal_stats = _learn_signals(signals, state, rollout)
-        state = state._replace(memory=valued.final_memory)
-        if not recurrent:
-            return state, _as_rows(batch, rollout.mask.ndim), stats | signal_stats
-        batch = batch._replace(
-            memory=Memories(rollout.memory, valued.memories),
-            reset=values.resets(values.cuts(trajectory)),
-        )
-        return state, _as_sequences(batch, sequence_length, burn_in), stats | signal_stats
+        _check_streams(signals, valued.values)
+        state = state._replace(learner=learnt, memory=valued.final_memory)
+        resets = values.resets(values.cuts(trajectory)) if recurrent else ()
+        return state, Seen(rollout, valued, resets)
 
-    prepare = stage(prepare)
-    update_epochs = epochs(
-        learner, num_epochs=num_epochs, batch_size=batch_size, stage=stage
-    ).update
+    shuffle = minibatches(num_epochs, batch_size)
+
+    def weigh(
+        state: IterationState, seen: Seen, judged: dict[str, Judged]
+    ) -> tuple[PyTree, Lesson, Tensor, Stats]:
+        batch, stats = _weighed(state, seen, judged, time_horizon, ignore_done)
+        lesson = Lesson(batch, transitions(seen.rollout))
+        if recurrent:
+            memory = Memories(seen.rollout.memory, seen.valued.memories)
+            lesson = lesson._replace(batch=batch._replace(memory=memory, reset=seen.resets))
+            lesson = _as_sequences(lesson, sequence_length, burn_in)
+        else:
+            lesson = _as_rows(lesson, seen.rollout.mask.ndim)
+        learnt, batch, order = shuffle(state.learner, lesson.batch)
+        return learnt, lesson._replace(batch=batch), order, stats
+
+    look, weigh, step = stage(look), stage(weigh), stage(on_rows(learner.update))
+    judges = {
+        name: guard(name, stage(_on_rollout(own)), no_reward) for name, own in signals.items()
+    }
+    pupils = {
+        name: guard(name, stage(on_rows(learn(own))), no_progress)
+        for name, own in signals.items()
+        if own.update is not learns_nothing
+    }
 
     def update(state: IterationState, rollout: Rollout) -> tuple[IterationState, Stats]:
-        state, batch, stats = prepare(state, rollout)
-        learnt, learner_stats = update_epochs(state.learner, batch)
-        return state._replace(learner=learnt), stats | learner_stats
+        state, seen = look(state, rollout)
+        judged = {name: judges[name](state.signals[name], seen.rollout) for name in signals}
+        learnt, lesson, order, stats = weigh(state, seen, judged)
+        own = dict(state.signals)
+        reports: dict[str, list[Report]] = {name: [] for name in pupils}
+        learner_stats = []
+        for rows in order.unbind(-2):  # counted from the end: `ensemble` adds a leading axis
+            learnt, now = step(learnt, lesson.batch, rows)
+            learner_stats.append(now)
+            for name, pupil in pupils.items():
+                own[name], report = pupil(own[name], judged[name].live, lesson.seen, rows)
+                reports[name].append(report)
+        state = state._replace(learner=learnt, signals=own)
+        state, signal_stats = _counted(state, judged, reports)
+        stats = stats | mean_stats(learner_stats) | signal_stats
+        if imitation is None:
+            return state, stats
+        cloned, params, now = imitation.update(state.imitation, learnt.params, learnt.steps)
+        learnt = learnt._replace(params=params)
+        return state._replace(learner=learnt, imitation=cloned), stats | now
 
     return Iteration(init, update)
+
+
+def transitions(rollout: Rollout) -> Transitions:
+    """Take from a rollout what reward signals see of it."""
+    return Transitions(
+        obs=rollout.obs,
+        next_obs=rollout.next_obs,
+        action=rollout.executed,
+        rewards=rollout.rewards,
+        terminated=rollout.terminated,
+        truncated=rollout.truncated,
+        mask=rollout.mask,
+        action_mask=rollout.action_mask,
+    )
+
+
+def _on_rollout(signal: Signal) -> Callable[[PyTree, Rollout], Judged]:
+    judged = judge(signal)
+    return lambda state, rollout: judged(state, transitions(rollout))
 
 
 def _cuts(rollout: Rollout, time_horizon: int | None) -> Tensor:
@@ -182,67 +291,77 @@ def _cuts(rollout: Rollout, time_horizon: int | None) -> Tensor:
     return cuts
 
 
-def _valued(
-    signals: Mapping[str, Signal],
+def _weighed(
     state: IterationState,
-    rollout: Rollout,
-    valued: RolloutValues,
-    cuts: Tensor,
+    seen: Seen,
+    judged: Mapping[str, Judged],
+    time_horizon: int | None,
+    ignore_done: Collection[str],
 ) -> tuple[PPOBatch, Stats]:
-    now, following = valued.values, valued.next_values
-    _check_streams(signals, now)
+    """Turn rewards into advantages and returns, stream by stream."""
+    rollout, valued = seen.rollout, seen.valued
+    cuts = _cuts(rollout, time_horizon)
     advantages, returns, stats = {}, {}, {}
-    for name, signal in signals.items():
-        own = state.signals[name]
-        rewards = own.strength * signal.evaluate(own, rollout).detach()
+    for name, (rewards, _) in judged.items():
+        endless = name in ignore_done
         advantages[name] = gae(
             rewards,
-            now[name],
-            following[name],
-            rollout.terminated,
-            cuts,
-            discount=own.gamma,
+            valued.values[name],
+            valued.next_values[name],
+            torch.zeros_like(cuts) if endless else rollout.terminated,
+            cuts | rollout.terminated if endless else cuts,
+            discount=state.signals[name].gamma,
             gae_lambda=state.gae_lambda,
         )
-        returns[name] = advantages[name] + now[name]
+        returns[name] = advantages[name] + valued.values[name]
         stats[f"{name}_reward"] = masked_mean(rewards, rollout.mask)
-        stats[f"{name}_value"] = masked_mean(now[name], rollout.mask)
+        stats[f"{name}_value"] = masked_mean(valued.values[name], rollout.mask)
+    live = {name: own.live for name, own in judged.items()}
+    # Where none is live there is nothing to learn, and NaN lets the learner's transform skip it.
+    nothing = ~reduce(or_, live.values())
+    mean = torch.where(nothing, torch.nan, live_mean(advantages, live))
     batch = PPOBatch(
         obs=rollout.obs,
         action=rollout.action,
         action_mask=rollout.action_mask,
         log_prob=rollout.log_prob,
-        advantages=torch.stack(list(advantages.values())).mean(0),
-        values=now,
+        advantages=mean,
+        values=valued.values,
         returns=returns,
         mask=rollout.mask,
+        live={name: own.expand(rollout.mask.shape) for name, own in live.items()},
     )
     return batch, stats
 
 
-def _learn_signals(
-    signals: Mapping[str, Signal], state: IterationState, rollout: Rollout
+def _counted(
+    state: IterationState, judged: Mapping[str, Judged], reports: Mapping[str, list[Report]]
 ) -> tuple[IterationState, Stats]:
-    learnt: dict[str, PyTree] = {}
-    stats: Stats = {}
-    for name, signal in signals.items():
-        learnt[name], signal_stats = signal.update(state.signals[name], rollout)
-        stats |= signal_stats
-    return state._replace(signals=learnt), stats
+    """Count the signals that failed, and average the stats of the others."""
+    failures, stats = dict(state.failures), {}
+    for name, own in judged.items():
+        failed = reduce(or_, (report.failed for report in reports.get(name, ())), ~own.live)
+        failures[name] = failures[name] + failed.to(torch.int64)
+        stats[f"{name}_failures"] = failures[name].to(torch.float32)
+        stats |= mean_report(reports.get(name, []))
+    return state._replace(failures=failures), stats
 
 
-def _as_rows(batch: PPOBatch, axes: int) -> PPOBatch:
+def _as_rows(lesson: Lesson, axes: int) -> Lesson:
     """Fold time and what follows it into one axis of rows: `[T, *B, …]` becomes `[N, …]`."""
-    return tree.map(lambda x: x.flatten(0, axes - 1), batch)
+    return tree.map(lambda x: x.flatten(0, axes - 1), lesson)
 
 
-def _as_sequences(batch: PPOBatch, length: int, burn_in: int) -> PPOBatch:
+def _as_sequences(lesson: Lesson, length: int, burn_in: int) -> Lesson:
     """Cut `[T, *B, …]` into sequences `[N, S, …]` and select the memories they start from."""
+    batch, seen = lesson
     steps, axes = len(batch.mask), batch.mask.ndim
     memory = sequences.at_starts(batch.memory, length, burn_in, axes=axes)
-    cut = sequences.cut(batch._replace(memory=()), length, burn_in, axes=axes)
-    warmup = sequences.is_warmup(cut.mask, steps, burn_in) & cut.mask
-    return cut._replace(memory=memory, mask=cut.mask & ~warmup, warmup=warmup)
+    whole = Lesson(batch._replace(memory=()), seen)
+    batch, seen = sequences.cut(whole, length, burn_in, axes=axes)
+    warmup = sequences.is_warmup(batch.mask, steps, burn_in) & batch.mask
+    mask = batch.mask & ~warmup
+    return Lesson(batch._replace(memory=memory, mask=mask, warmup=warmup), seen._replace(mask=mask))
 
 
 def _check_streams(signals: Mapping[str, Signal], values: Mapping[str, Tensor]) -> None:

@@ -6,6 +6,9 @@ Bounds (`clip_range`) are numbers or 0-d tensors.
 """
 
 import math
+from collections.abc import Mapping
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -36,6 +39,25 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """
     width = math.prod(x.shape[mask.ndim :])
     return _valid(x, mask).sum() / (mask.sum() * width).clamp(min=1)
+
+
+def live_mean(xs: Mapping[str, Tensor], live: Mapping[str, Tensor]) -> Tensor:
+    """Average over the reward streams that are live; 0 where none is.
+
+        Σ_s l_s·x_s / max(Σ_s l_s, 1)
+
+    One after the other, so that a stream that is not live changes not a bit of the others' mean.
+
+    Args:
+      xs: x_s by stream, `[*N]` each.
+      live: l_s by stream, `[*N]` or `[]` bool each.
+
+    Returns:
+      `[*N]`, in the unit of `xs`; what the others hold, NaN included, does not matter.
+    """
+    total = reduce(add, (torch.where(live[name], x, 0.0) for name, x in xs.items()))
+    number = reduce(add, (live[name].to(total.dtype) for name in xs))
+    return total / number.clamp(min=1)
 
 
 def clipped_surrogate_per_dimension(

@@ -119,6 +119,16 @@ class Signal(NamedTuple):
     update: Callable[[PyTree, PyTree], tuple[PyTree, Stats]]  # (state, batch)
 
 
+class Imitation(NamedTuple):
+    """Imitation of demonstrations: two pure functions and nothing else.
+
+    `params` is a learner's; the demonstrations belong to the function, or come as a batch.
+    """
+
+    init: Callable[[Key, PyTree], PyTree]  # (key, params) -> state
+    update: Callable[..., tuple[PyTree, PyTree, Stats]]  # (state, params, steps, …)
+
+
 class Learner(NamedTuple):
     """A learning rule: pure functions and nothing else.
 
@@ -133,6 +143,8 @@ class Learner(NamedTuple):
     observe: Callable[[PyTree, Obs, Tensor], PyTree]  # (state, obs, mask) -> state, moments moved
     # (params, obs, memory, reset) -> [*B] by stream; memory and reset only where it remembers
     values: Callable[..., dict[str, Tensor]]
+    # (params, obs, action as executed, action_mask, memory, reset) -> [*B, A + K]
+    executed_log_prob: Callable[..., Tensor]
     update: Callable[[PyTree, PyTree], tuple[PyTree, Stats]]  # (state, batch), one gradient step
     trajectory_values: Callable[..., TrajectoryValues]  # (params, batch, next_obs, done)
     # (params, trajectory, next_obs [T, *B, D_i] each)

@@ -321,3 +321,58 @@ def test_executing_an_action_keeps_its_choices():
 def test_branches_of_another_width_are_refused_by_name(call, message):
     with pytest.raises(ValueError, match=message + r" must have shape \[\*B"):
         call(torch.zeros(5, 4))
+
+
+# --- the scale in which an action is executed ---------------------------------------------------
+
+
+def test_log_normal_cdf_is_that_of_torch_far_out_too():
+    z = torch.cat([torch.linspace(-60, 12, 4001), torch.tensor([-1.0, -1e4, 1e4])])
+    expected = torch.special.log_ndtr(z.double())
+    torch.testing.assert_close(
+        distributions.log_normal_cdf(z).double(), expected, rtol=2e-6, atol=1e-6
+    )
+    slope = torch.func.vmap(torch.func.grad(distributions.log_normal_cdf))(z)
+    z = z.double().requires_grad_()
+    (expected,) = torch.autograd.grad(torch.special.log_ndtr(z).sum(), z)
+    torch.testing.assert_close(slope.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@given(st.floats(-6, 6), st.floats(-2, 1.5))
+def test_the_likelihood_of_executed_actions_adds_up_to_one(mean, log_std):
+    """Density between the limits, probability at them."""
+    x = torch.linspace(-1, 1, 20001, dtype=torch.float64)
+    mean, log_std = (torch.full_like(x, number) for number in (mean, log_std))
+    likelihood = distributions.clipped_gaussian_log_prob(x, mean, log_std).exp()
+    inside = torch.trapezoid(likelihood[1:-1], x[1:-1])
+    inside = inside + 1e-4 * (likelihood[1] + likelihood[-2])  # the two ends of the integral
+    assert (inside + likelihood[0] + likelihood[-1]).item() == pytest.approx(1, abs=1e-3)
+
+
+def test_the_likelihood_at_a_limit_is_the_share_of_draws_that_are_clipped_to_it():
+    mean, log_std = torch.tensor([2.0, -4.0]), torch.tensor([0.5, 1.0])
+    draws = random.normal(random.key(0), (200_000, 2)) * log_std.exp() + mean
+    for limit in (-1.0, 1.0):
+        share = ((draws / 3).clamp(-1, 1) == limit).float().mean(0)
+        there = distributions.clipped_gaussian_log_prob(torch.full((2,), limit), mean, log_std)
+        torch.testing.assert_close(there.exp(), share, rtol=0, atol=0.005)
+
+
+@given(gaussians())
+def test_between_the_limits_an_executed_actions_density_is_three_times_the_raw_ones(args):
+    x, mean, log_std = args
+    executed = 0.99 * x / 3
+    expected = distributions.gaussian_log_prob(3 * executed, mean, log_std) + math.log(3)
+    actual = distributions.clipped_gaussian_log_prob(executed, mean, log_std)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_hybrids_executed_likelihood_has_both_parts_side_by_side():
+    parts, action = hybrid(ActionSpec(2, (3, 2))), Action(torch.rand(5, 2), torch.ones(5, 2).long())
+    outputs = PolicyOutputs(torch.randn(5, 2), torch.zeros(5, 2), torch.randn(5, 5))
+    columns = parts.executed_log_prob(outputs, action)
+    raw = parts.log_prob(outputs, Action(3 * action.continuous, action.discrete))
+    torch.testing.assert_close(columns[:, :2], raw[:, :2] + math.log(3), rtol=1e-5, atol=1e-5)
+    assert torch.equal(columns[:, 2:], raw[:, 2:])
+    with pytest.raises(ValueError, match=r"`action.continuous` must have shape"):
+        parts.executed_log_prob(outputs, Action(action.continuous[:, :1], action.discrete))

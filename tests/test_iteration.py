@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from optinfra import moments, random, schedules, tree
-from optinfra.iteration import Rollout, iteration
+from optinfra.iteration import Rollout, iteration, transitions
 from optinfra.networks import name_hash
 from optinfra.returns import gae
 from optinfra.signals import extrinsic
@@ -279,24 +279,37 @@ def test_the_policys_advantage_is_the_mean_of_the_streams_each_with_its_own_numb
 
 
 def test_the_mean_over_streams_is_taken_before_anything_is_normalised():
-    prepared_batches = []
-
-    def stage(function):
-        def call(*arguments):
-            out = function(*arguments)
-            if function.__name__ == "prepare" and isinstance(arguments[1], Rollout):
-                prepared_batches.append(out[1])
-            return out
-
-        return call
-
     rollout, streams = readable(3, 6, 2, streams=2, masked=0.0), ("a", "b")
-    signals = {"a": extrinsic(gamma=0.9), "b": extrinsic(gamma=0.5, strength=3.0)}
-    one = iteration(reading([], streams), signals, batch_size=12, stage=stage)
-    one.update(one.init(KEY), rollout)
-    (batch,) = prepared_batches
-    raw = [batch.returns[name] - batch.values[name] for name in streams]
-    torch.testing.assert_close(batch.advantages, (raw[0] + raw[1]) / 2, **CLOSE)
+    signals = {"a": extrinsic(gamma=0.9), "b": extrinsic(gamma=0.5, strength=30.0)}
+    batch, _ = prepared(rollout, signals, streams)
+    a, b = (batch.returns[name] - batch.values[name] for name in streams)
+    of_mean = moments.standardize((a + b) / 2, batch.mask)
+    mean_of = (moments.standardize(a, batch.mask) + moments.standardize(b, batch.mask)) / 2
+    torch.testing.assert_close(batch.advantages, of_mean, rtol=1e-4, atol=1e-4)
+    assert (of_mean - mean_of).abs().max() > 0.1
+
+
+@given(SEEDS, st.sampled_from([None, 2]))
+def test_a_stream_that_ignores_ends_values_what_an_episode_ended_with(seed, horizon):
+    """A termination is then a truncation; the other stream does not notice."""
+    rollout = readable(seed, 6, 2, streams=2, ends=0.3)
+    both = rollout._replace(
+        terminated=torch.zeros_like(rollout.mask),
+        truncated=rollout.terminated | rollout.truncated,
+    )
+    signals = {"a": extrinsic(gamma=0.9), "b": extrinsic(gamma=0.8)}
+    options = {"time_horizon": horizon}
+    got, plain, cut = (
+        prepared(x, signals, ("a", "b"), **options, **more)[0]
+        for x, more in ((rollout, {"ignore_done": {"b"}}), (rollout, {}), (both, {}))
+    )
+    assert torch.equal(got.returns["a"], plain.returns["a"])
+    assert torch.equal(got.returns["b"], cut.returns["b"])
+
+
+def test_streams_that_ignore_ends_must_be_signals():
+    with pytest.raises(ValueError, match=r"`ignore_done` must name signals, \['a'\], got \['b'\]"):
+        iteration(reading([]), {"a": extrinsic()}, ignore_done={"b"})
 
 
 def test_stats_tell_each_streams_scaled_reward_and_value_over_valid_rows():
@@ -311,6 +324,8 @@ def test_stats_tell_each_streams_scaled_reward_and_value_over_valid_rows():
         "extrinsic_value": obs[:, 1].mean(),
         "curious_value": obs[:, 2].mean(),
         "curious_loss": torch.tensor(0.25),
+        "extrinsic_failures": torch.tensor(0.0),
+        "curious_failures": torch.tensor(0.0),
     }
     assert set(stats) == set(expected)
     chex.assert_trees_all_close(stats, expected, **CLOSE)
@@ -345,28 +360,48 @@ def test_the_normaliser_sees_the_rollout_once_before_it_is_valued_and_signals_le
     start = one.init(KEY)
     after, _ = one.update(start, rollout)
     names = [name for name, *_ in calls]
-    assert names == ["observe", "rollout_values", "evaluate it", "update it", "update"]
+    assert names == ["observe", "rollout_values", "evaluate it", "update", "update it"]
     seen = tuple(
         moments.update(m, x, rollout.mask)
         for m, x in zip(start.learner.params.moments, rollout.obs)
     )
     chex.assert_trees_all_equal(after.learner.params.moments, seen)
     chex.assert_trees_all_equal(calls[1][1].moments, seen)
-    (_, evaluated, rewarded), (_, learning, learnt_from) = calls[2:4]
+    (_, evaluated, rewarded), (_, _, batch), (_, learning, learnt_from) = calls[2:]
     chex.assert_trees_all_equal(evaluated, start.signals["extrinsic"])
     chex.assert_trees_all_equal(learning, start.signals["extrinsic"])
     assert after.signals["extrinsic"].updates == 1
-    chex.assert_trees_all_equal(rewarded, learnt_from)
-    valid = tree.take(rollout, rollout.mask.nonzero().unbind(-1))
-    chex.assert_trees_all_equal(tree.take(rewarded, rollout.mask.nonzero().unbind(-1)), valid)
+    valid = rollout.mask.nonzero().unbind(-1)
+    chex.assert_trees_all_equal(tree.take(rewarded, valid), tree.take(transitions(rollout), valid))
+    chex.assert_trees_all_equal(
+        (learnt_from.obs, learnt_from.mask), (batch.obs, batch.mask)
+    )  # the same rows in the same order
+
+
+def test_signals_learn_from_each_minibatch_after_the_learner_and_from_what_was_executed():
+    calls, rollout = [], examples.rollout(0, 6, 2)._replace(mask=torch.ones(6, 2).bool())
+    one = iteration(
+        examples.learner(), {"extrinsic": watched(calls, "it")}, num_epochs=2, batch_size=4
+    )
+    after, _ = one.update(one.init(KEY), rollout)
+    seen = [batch for name, _, batch in calls if name == "update it"]
+    assert len(seen) == 6 and after.signals["extrinsic"].updates == 6
+    rows = tree.map(lambda x: x.flatten(0, 1), transitions(rollout))
+    for epoch in (seen[:3], seen[3:]):
+        together = tree.map(lambda *xs: torch.cat(xs), *epoch)
+        order = [(row == rows.obs[0]).all(-1).nonzero().item() for row in together.obs[0]]
+        assert sorted(order) == list(range(12))
+        chex.assert_trees_all_equal(together, tree.take(rows, torch.tensor(order)))
+    assert torch.equal(rows.action.continuous, rollout.executed.continuous.flatten(0, 1))
+    assert not torch.equal(rollout.executed.continuous, rollout.action.continuous)
 
 
 def test_a_signal_sees_the_ends_that_were_and_not_those_of_the_horizon():
     calls, rollout = [], readable(0, 6, 2, masked=0.3)
     prepared(rollout, {"extrinsic": watched(calls, "it")}, time_horizon=2)
-    for _, _, seen in calls:
-        assert torch.equal(seen.truncated[rollout.mask], rollout.truncated[rollout.mask])
-        assert torch.equal(seen.terminated[rollout.mask], rollout.terminated[rollout.mask])
+    (_, _, seen), _ = calls
+    assert torch.equal(seen.truncated[rollout.mask], rollout.truncated[rollout.mask])
+    assert torch.equal(seen.terminated[rollout.mask], rollout.terminated[rollout.mask])
 
 
 def test_steps_count_the_valid_rows_and_schedules_reach_their_floor_at_max_steps():
@@ -521,7 +556,7 @@ def test_a_reward_that_is_not_finite_leaves_the_weights():
     rewards = torch.where(rollout.mask, torch.nan, rollout.rewards)
     after, stats = one.update(start, rollout._replace(rewards=rewards))
     chex.assert_trees_all_equal(after.learner.params.weights, start.learner.params.weights)
-    assert stats["extrinsic_reward"].isnan() and stats["grad_norm"].isnan()
+    assert stats["extrinsic_failures"] == 1 and stats["grad_norm"].isnan()
     # 10 rows in minibatches of 4, two epochs: each of the four steps is skipped and counted
     assert after.learner.opt.skipped - start.learner.opt.skipped == 4
 

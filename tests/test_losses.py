@@ -369,3 +369,27 @@ def test_mask_must_be_boolean_and_lead():
         losses.masked_mean(torch.zeros(5, 2), torch.ones(5))
     with pytest.raises(ValueError, match=r"`mask` must have shape \[\*N\] = \[5\], got \[2\]"):
         losses.masked_mean(torch.zeros(5, 2), torch.ones(2, dtype=torch.bool))
+
+
+# --- over streams -----------------------------------------------------------------------------
+
+
+@given(SEEDS, st.lists(st.booleans(), min_size=1, max_size=5), st.integers(0, 4))
+def test_live_mean_is_the_mean_of_the_live_streams_and_no_bit_else(seed, flags, rows):
+    xs = {f"s{k}": normal(seed + k, rows) for k in range(len(flags))}
+    live = {f"s{k}": torch.tensor(flag) for k, flag in enumerate(flags)}
+    spoilt = {name: torch.where(live[name], x, math.nan) for name, x in xs.items()}
+    actual = losses.live_mean(spoilt, live)
+    kept = {name: x for name, x in xs.items() if live[name]}
+    if not kept:
+        assert torch.equal(actual, torch.zeros(rows, dtype=actual.dtype))
+        return
+    alone = losses.live_mean(kept, {name: live[name] for name in kept})
+    assert torch.equal(actual, alone)
+    torch.testing.assert_close(actual, torch.stack(list(kept.values())).mean(0))
+
+
+def test_live_mean_may_differ_from_row_to_row():
+    xs = {"a": torch.tensor([1.0, 1.0]), "b": torch.tensor([3.0, 3.0])}
+    live = {"a": torch.tensor([True, True]), "b": torch.tensor([True, False])}
+    assert losses.live_mean(xs, live).tolist() == [2.0, 1.0]

@@ -10,6 +10,7 @@ from tests import golden_cases
 
 CASES = [
     "ppo_continuous", "ppo_discrete", "ppo_hybrid", "ppo_shared_normalized", "ppo_recurrent",
+    "ppo_streams",
 ]  # fmt: skip
 UPSTREAM_STATS = {
     "policy_loss": "Losses/Policy Loss",

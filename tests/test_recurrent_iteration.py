@@ -48,6 +48,11 @@ def composed(made, length, burn_in, agents=2, **options):
     )
 
 
+def in_order(state, batch):
+    """One minibatch of everything, and advantages as they are."""
+    return state, batch, torch.arange(len(batch.mask))[None]
+
+
 def prepared(seen, length=1, burn_in=0, kind="lstm", state=None):
     """The state after an iteration that learns nothing, and all its sequences in order."""
     batches = []
@@ -59,7 +64,7 @@ def prepared(seen, length=1, burn_in=0, kind="lstm", state=None):
     learner = LEARNER[kind, 0]._replace(update=update)
     module = importlib.import_module("optinfra.iteration")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "epochs", lambda learner, **_: learner)
+        patch.setattr(module, "minibatches", lambda *_: in_order)
         one = composed(learner, length, burn_in, seen.mask.shape[1])
     state, _ = one.update(state or started(one, seen.mask.shape[1]), seen)
     return state, batches[0]
@@ -161,7 +166,8 @@ def test_what_an_agent_leaves_to_the_next_rollout_is_no_business_of_others():
         start = started(composed(LEARNER["lstm", 0], 1, 0, 3), 3)._replace(memory=memory)
         state, batch = prepared(seen._replace(**floats, **flags), kind="lstm", state=start)
         apart = tree.map(lambda x: x.unflatten(0, (5, 3)), batch)
-        return state.memory, apart._replace(advantages=(), returns={})
+        # A reward that is not finite ends the whole stream for this iteration.
+        return state.memory, apart._replace(advantages=(), returns={}, live=())
 
     names = ("obs", "next_obs", "rewards", "memory")
     floats = {name: getattr(seen, name) for name in names}

@@ -11,7 +11,7 @@ import pytest
 CORE = [  # rooms of pure functions; cases of `optinfra.<room>` are in `tests/cases/<last part>.py`
     "random", "returns", "losses", "distributions", "schedules", "moments", "transforms",
     "networks", "signals", "learners", "lift", "iteration", "envs", "train.collect", "sequences",
-    "values", "memory",
+    "values", "memory", "imitation",
 ]  # fmt: skip
 # What has no case of its own, and why.
 COMBINATOR = "takes functions and returns functions; its laws are in tests/test_lift.py"
@@ -28,9 +28,10 @@ EXEMPT = {
         f"lift.epochs.{field}": LEARNERS_OWN
         for field in (
             "init", "memories", "act", "greedy", "observe", "values",
-            "trajectory_values", "rollout_values",
+            "trajectory_values", "rollout_values", "executed_log_prob",
         )
     },
+    "lift.cloning_epochs.init": "the imitation's own function, unchanged",
     **{
         f"networks.{name}.{field}": PART
         for name in ("separate", "shared")

@@ -22,6 +22,7 @@ class PPOBatch(NamedTuple):
     values: dict[str, Tensor]  # [*N] by stream, when the action was drawn
     returns: dict[str, Tensor]  # [*N] by stream
     mask: Tensor  # [*N] bool, True where the row counts
+    live: PyTree = ()  # [*N] bool by stream, False where it has failed; () where none has
     # What follows is for learners that remember. A row is then a sequence, `*N` is `N, S`.
     memory: PyTree = ()  # Memories [N, M], what each sequence starts from
     reset: PyTree = ()  # [N, S] bool, True where a step starts from an empty memory
@@ -77,6 +78,15 @@ def check_batch(spec: Spec, batch: PPOBatch) -> None:
     for column, streams in (("values", batch.values), ("returns", batch.returns)):
         for name, x in streams.items():
             require_shape(f"{column}[{name!r}]", x, rows)
+    for name, x in dict(batch.live).items():
+        require_dtype(f"live[{name!r}]", x, torch.bool)
+        require_shape(f"live[{name!r}]", x, rows)
+
+
+def live_rows(batch: PPOBatch) -> dict[str, Tensor]:
+    """Tell by stream `[*N]` bool where a row counts: nowhere where the stream has failed."""
+    live = dict(batch.live)
+    return {name: batch.mask & live.get(name, batch.mask) for name in batch.values}
 
 
 def check_sequences(batch: PPOBatch, burn_in: int) -> None:
@@ -98,7 +108,8 @@ def check_sequences(batch: PPOBatch, burn_in: int) -> None:
 
 def check_streams(values: Mapping[str, Tensor], batch: PPOBatch) -> None:
     """Raise unless a batch has the streams that the network has values for."""
-    for column, streams in (("values", batch.values), ("returns", batch.returns)):
+    columns = {"values": batch.values, "returns": batch.returns}
+    for column, streams in (columns | ({"live": batch.live} if batch.live else {})).items():
         if set(streams) != set(values):
             raise ValueError(
                 f"`{column}` must have the streams of the network, {sorted(values)}, "

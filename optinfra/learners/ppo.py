@@ -1,6 +1,6 @@
 """Proximal policy optimisation, as ML-Agents does it."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from optinfra.learners.batch import (
     check_obs,
     check_sequences,
     check_streams,
+    live_rows,
     time_first,
 )
 from optinfra.losses import (
@@ -28,6 +29,7 @@ from optinfra.losses import (
     clip_fraction,
     clipped_surrogate_per_dimension,
     explained_variance,
+    live_mean,
     masked_mean,
     trust_region_value_loss,
 )
@@ -37,6 +39,7 @@ from optinfra.schedules import constant
 from optinfra.transforms import global_norm, raveled, scale_by_adam, skip_nonfinite
 from optinfra.types import (
     Act,
+    Action,
     Key,
     Learner,
     Memories,
@@ -97,7 +100,7 @@ def ppo(
 ) -> Learner:
     """Maximise the clipped surrogate, fit the values, keep some entropy.
 
-        L = L_policy + c_v · mean over streams of L_value − β · mean entropy
+        L = L_policy + c_v · mean over live streams of L_value − β · mean entropy
         w ← w − η · u,  u the transform of ∇L
 
     Args:
@@ -163,6 +166,7 @@ def ppo(
         values=lambda params, obs, memory=(), reset=None: critic.values(params, obs, memory, reset)[
             0
         ],
+        executed_log_prob=partial(_executed_log_prob, rule),
         update=lambda state, batch: _update(rule, state, batch),
         trajectory_values=trajectory_values(
             critic, sequence_length=sequence_length, ignore_done=ignore_done
@@ -241,6 +245,22 @@ def _policy(
     return tree.take(outputs, 0), memory
 
 
+def _executed_log_prob(
+    rule: _Rule,
+    params: PPOParams,
+    obs: Obs,
+    action: Action,
+    action_mask: PyTree = (),
+    memory: PyTree = (),
+    reset: Tensor | None = None,
+) -> Tensor:
+    obs = _normalized(rule, params, obs)
+    outputs, _ = rule.network.policy(params.weights, obs, memory, reset)
+    if isinstance(action_mask, Tensor):
+        outputs = outputs._replace(logits=mask_logits(outputs.logits, action_mask))
+    return rule.distribution.executed_log_prob(outputs, action)
+
+
 def _observe(rule: _Rule, state: PPOState, obs: Obs, mask: Tensor) -> PPOState:
     check_obs(rule.spec, obs)
     running = tuple(moments.update(m, x, mask) for m, x in zip(state.params.moments, obs))
@@ -317,16 +337,20 @@ def _loss(
     policy_loss = rule.surrogate(
         log_prob, batch.log_prob, batch.advantages, now.clip_range, batch.mask
     )
-    value_loss = _mean_over_streams(
-        rule.value_loss(
-            values[name], batch.values[name], batch.returns[name], now.clip_range, batch.mask
+    rows = live_rows(batch)
+    live = {name: mask.any() for name, mask in rows.items()}
+    value_losses = {
+        name: rule.value_loss(
+            values[name], batch.values[name], batch.returns[name], now.clip_range, mask
         )
-        for name in values
-    )
+        for name, mask in rows.items()
+    }
+    value_loss = live_mean(value_losses, live)
     total = policy_loss + state.hyper.value_coef * value_loss - now.entropy_coef * entropy
-    explained = _mean_over_streams(
-        explained_variance(batch.values[name], batch.returns[name], batch.mask) for name in values
-    )
+    explained = {
+        name: explained_variance(batch.values[name], batch.returns[name], mask)
+        for name, mask in rows.items()
+    }
     log_ratio = log_prob - batch.log_prob
     stats = {
         "policy_loss": policy_loss,
@@ -334,13 +358,9 @@ def _loss(
         "entropy": entropy,
         "approx_kl": approx_kl(log_ratio, batch.mask),
         "clip_fraction": clip_fraction(log_ratio, now.clip_range, batch.mask),
-        "explained_variance": explained,
+        "explained_variance": live_mean(explained, live),
     }
     return total, {name: stat.detach() for name, stat in stats.items()}
-
-
-def _mean_over_streams(xs: Iterable[Tensor]) -> Tensor:
-    return torch.stack(list(xs)).mean()
 
 
 def _as_schedule(name: str, value: Schedule | float, *, open_low: bool = False) -> Schedule:

@@ -46,6 +46,37 @@ def epochs(
       ValueError: a number is less than 1; or, from `update`, there are fewer rows than
         `batch_size`, or a column has more or fewer than the others.
     """
+    prepare = stage(minibatches(num_epochs, batch_size))
+    step = stage(on_rows(learner.update))
+
+    def update(state: Any, batch: Any) -> tuple[Any, Stats]:
+        state, batch, order = prepare(state, batch)
+        stats = []
+        for rows in order.unbind(-2):  # counted from the end: `ensemble` adds a leading axis
+            state, now = step(state, batch, rows)
+            stats.append(now)
+        return state, mean_stats(stats)
+
+    return learner._replace(update=update)
+
+
+def minibatches(
+    num_epochs: int, batch_size: int
+) -> Callable[[Any, Any], tuple[Any, Any, Tensor]]:
+    """Make the function that settles in which order a rollout is learnt from.
+
+    Args:
+      num_epochs: passes ≥ 1.
+      batch_size: rows per minibatch ≥ 1.
+
+    Returns:
+      `(state, batch) -> (state, batch, order)`: the state's key has been split, advantages
+      are normalised, `order` `[minibatches, n]` holds numbers of rows.
+
+    Raises:
+      ValueError: a number is less than 1; or, from the function, there are too few rows, or
+        a column has more or fewer than the others.
+    """
     for name, number in (("num_epochs", num_epochs), ("batch_size", batch_size)):
         if number < 1:
             raise ValueError(f"`{name}` must be at least 1, got {number}.")
@@ -65,17 +96,20 @@ def epochs(
         advantages = moments.standardize(batch.advantages, batch.mask)
         return state._replace(key=keys[0]), batch._replace(advantages=advantages), order
 
-    def step(state: Any, batch: Any, rows: Tensor) -> tuple[Any, Stats]:
-        return learner.update(state, tree.take(batch, rows))
+    return prepare
 
-    prepare, step = stage(prepare), stage(step)
 
-    def update(state: Any, batch: Any) -> tuple[Any, Stats]:
-        state, batch, order = prepare(state, batch)
-        minibatches = []
-        for i in range(order.shape[-2]):  # counted from the end: `ensemble` adds a leading axis
-            state, stats = step(state, batch, order[..., i, :])
-            minibatches.append(stats)
-        return state, tree.map(lambda *xs: torch.stack(xs).mean(0), *minibatches)
+def on_rows(update: Callable[..., Any]) -> Callable[..., Any]:
+    """Let an update take its minibatch out of a whole: `(state, *others, batch, rows)`."""
 
-    return learner._replace(update=update)
+    def step(state: Any, *rest: Any) -> Any:
+        *others, batch, rows = rest
+        return update(state, *others, tree.take(batch, rows))
+
+    return step
+
+
+def mean_stats(stats: list[Stats]) -> Stats:
+    """Average stats over minibatches."""
+    averaged: Stats = tree.map(lambda *xs: torch.stack(xs).mean(0), *stats)
+    return averaged

@@ -37,6 +37,11 @@ CASES = {
     "gaussian_log_prob": Case(
         distributions.gaussian_log_prob, lambda k: (wave(k, 4, 2), *outputs(k)[:2])
     ),
+    "clipped_gaussian_log_prob": Case(
+        distributions.clipped_gaussian_log_prob,
+        lambda k: ((2 * wave(k, 4, 2)).clamp(-1, 1), *outputs(k)[:2]),
+    ),
+    "log_normal_cdf": Case(distributions.log_normal_cdf, lambda k: (20 * wave(k, 7),)),
     "gaussian_entropy": Case(distributions.gaussian_entropy, lambda k: (wave(k, 4, 2),)),
     "gaussian_sample": Case(distributions.gaussian_sample, lambda k: (*outputs(k)[:2], key(k))),
     "log_tanh_slope": Case(distributions.log_tanh_slope, lambda k: (10 * wave(k, 7),)),
@@ -68,5 +73,8 @@ CASES = {
     "hybrid.mode": Case(HYBRID.mode, lambda k: (outputs(k),)),
     "hybrid.log_prob": Case(HYBRID.log_prob, lambda k: (outputs(k), action(k))),
     "hybrid.entropy": Case(HYBRID.entropy, lambda k: (outputs(k),)),
+    "hybrid.executed_log_prob": Case(
+        HYBRID.executed_log_prob, lambda k: (outputs(k), HYBRID.executed(action(k)))
+    ),
     "hybrid.executed": Case(HYBRID.executed, lambda k: (action(k),)),
 }

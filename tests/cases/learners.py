@@ -22,6 +22,15 @@ def obs(k: int):
     return rows(k).obs
 
 
+def failed(k: int) -> PPOBatch:
+    return rows(k)._replace(live={"extrinsic": torch.full((9,), k != 1)})
+
+
+def imitated(k: int, *rows: int):
+    seen = examples.transitions(100 * k, *rows)
+    return seen.obs, seen.action, examples.normal(k, *rows, 5) > -0.5
+
+
 RECURRENT = {
     "lstm": examples.recurrent_learner(),
     "gru, burn-in": examples.recurrent_learner(cell="gru", burn_in=2),
@@ -62,6 +71,10 @@ def recurrent_cases_of(name: str) -> dict[str, Case]:
         f"ppo.trajectory_values {name}, padded": Case(
             learner.trajectory_values, lambda k: (params(k), padded(k), following(k, 3), done)
         ),
+        f"ppo.executed_log_prob {name}": Case(
+            learner.executed_log_prob,
+            lambda k: (params(k), *imitated(k, 4, 3), examples.normal(k, 3, 6)),
+        ),
         f"ppo.rollout_values {name}": Case(
             learner.rollout_values, lambda k: (params(k), padded(k), following(k, 6, 3))
         ),
@@ -76,6 +89,12 @@ CASES = {
     "ppo.greedy": Case(PPO.greedy, lambda k: (STATES[k].params, obs(k), ())),
     "ppo.observe": Case(PPO.observe, lambda k: (STATES[k], obs(k), rows(k).mask)),
     "ppo.values": Case(PPO.values, lambda k: (STATES[k].params, obs(k))),
+    "ppo.executed_log_prob": Case(
+        PPO.executed_log_prob, lambda k: (STATES[k].params, *imitated(k, 9))
+    ),
+    "ppo.update with a stream that failed": Case(
+        PPO.update, lambda k: (STATES[k], failed(k)), step=True
+    ),
     "ppo.update": Case(PPO.update, lambda k: (STATES[k], rows(k)), step=True),
     "ppo.update continuous": Case(
         PPO_CONTINUOUS.update,

@@ -23,7 +23,13 @@ def _values(k: int) -> tuple:
     return _tensor(k, 0, 6), _tensor(k, 1, 6), _tensor(k, 2, 6), CLIP_RANGE * (k + 1), MASK
 
 
+def _streams(k: int) -> tuple:
+    xs = {"a": _tensor(k, 0, 6), "b": _tensor(k, 1, 6)}
+    return xs, {"a": torch.tensor(k != 2), "b": torch.tensor(k == 1)}
+
+
 CASES = {
+    "live_mean": Case(losses.live_mean, _streams),
     "masked_mean": Case(losses.masked_mean, lambda k: (_tensor(k, 0, 6, 3), MASK)),
     "clipped_surrogate_per_dimension": Case(losses.clipped_surrogate_per_dimension, _policy),
     "clipped_surrogate": Case(losses.clipped_surrogate, _policy),

@@ -1,0 +1,126 @@
+"""Signals that may fail: what they give and learn counts only where it is finite.
+
+A signal's functions become total: `judge` says beside the rewards whether they count, and
+`learn` beside the new state whether it failed. Which of the two holds is a tensor, so that
+under vmap each member of an ensemble has failures of its own. An exception cannot become a
+tensor; whoever catches one puts `no_reward` and `no_progress` in the place of the result.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from optinfra import tree
+from optinfra.check import require_shape
+from optinfra.types import PyTree, Signal, Stats, Transitions
+
+# (name, function, otherwise) -> function that may call `otherwise`, which takes the same
+# arguments, in the place of `function`.
+Guard = Callable[[str, Callable[..., Any], Callable[..., Any]], Callable[..., Any]]
+
+
+class Judged(NamedTuple):
+    """What a signal says of a batch."""
+
+    rewards: Tensor  # [*N], strength · reward; zeros where the signal has failed
+    live: Tensor  # [] bool, False where it has
+
+
+class Report(NamedTuple):
+    """What became of a signal's update."""
+
+    failed: Tensor  # [] bool
+    stats: Stats  # of no meaning where it failed
+
+
+def unguarded(
+    name: str, function: Callable[..., Any], otherwise: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Let an exception end whatever the function is part of."""
+    del name, otherwise
+    return function
+
+
+def learns_nothing(state: PyTree, batch: Transitions) -> tuple[PyTree, Stats]:
+    """Update a signal that has nothing to learn. It need not be called."""
+    del batch
+    return state, {}
+
+
+def judge(signal: Signal) -> Callable[[PyTree, Transitions], Judged]:
+    """Make the function that evaluates a signal, and tells whether the result counts.
+
+    Args:
+      signal: its rewards are taken times its strength; rows that do not count have none.
+
+    Returns:
+      `(state, batch) -> Judged`. A reward in a row that counts, or a γ, that is not finite
+      is a failure.
+
+    Raises:
+      ValueError: from the function, the rewards have not one number a row.
+    """
+
+    def judged(state: PyTree, batch: Transitions) -> Judged:
+        rewards = signal.evaluate(state, batch).detach()
+        require_shape("rewards", rewards, batch.mask.shape, "*N")
+        rewards = torch.where(batch.mask, state.strength * rewards, 0.0)
+        live = rewards.isfinite().all() & state.gamma.isfinite()
+        return Judged(torch.where(live, rewards, 0.0), live)
+
+    return judged
+
+
+def no_reward(state: PyTree, batch: Transitions) -> Judged:
+    """Give what `judge` gives of a signal that fails; states may be stacked."""
+    live = torch.zeros_like(state.strength, dtype=torch.bool)
+    return Judged(torch.zeros_like(batch.rewards), live)
+
+
+def learn(signal: Signal) -> Callable[[PyTree, Tensor, Transitions], tuple[PyTree, Report]]:
+    """Make the function that updates a signal where it has not failed, and where it does not.
+
+    Returns:
+      `(state, live, batch) -> (state, Report)`: the state is the same unless the signal is
+      live and every number of the new state and of the stats is finite.
+    """
+
+    def learnt(state: PyTree, live: Tensor, batch: Transitions) -> tuple[PyTree, Report]:
+        new, stats = signal.update(state, batch)
+        new = tree.map(Tensor.detach, new)
+        stats = {name: stat.detach() for name, stat in stats.items()}
+        numbers = [*tree.leaves(new), *stats.values()]
+        finite = [x.isfinite().all() for x in numbers if x.is_floating_point()]
+        succeeded = torch.stack([live, *finite]).all()
+        return tree.where(succeeded, new, state), Report(~succeeded, stats)
+
+    return learnt
+
+
+def no_progress(state: PyTree, live: Tensor, *_: Any) -> tuple[PyTree, Report]:
+    """Give what `learn` gives of a signal that fails."""
+    return state, Report(torch.ones_like(live), {})
+
+
+def mean_report(reports: Sequence[Report]) -> Stats:
+    """Average the stats of the updates that did not fail; 0 where all of them did.
+
+    Args:
+      reports: of one signal, in any order.
+
+    Returns:
+      By name; none where no update has told any.
+    """
+    told = [report for report in reports if report.stats]
+    if not told:
+        return {}
+    number = torch.stack([~report.failed for report in told]).sum(0).clamp(min=1)
+
+    def mean(*xs: Tensor) -> Tensor:
+        counted = [torch.where(own.failed, 0.0, x) for own, x in zip(told, xs)]
+        return torch.stack(counted).sum(0) / number
+
+    averaged: Stats = tree.map(mean, *(report.stats for report in told))
+    return averaged
