@@ -22,6 +22,7 @@ FLOORS = [  # a floor may import only floors above it in this list
     {"cli"},
 ]
 CORE = {"torch", "optree", "math", "typing", "collections", "functools", "inspect", "itertools",
+        "operator",
         "warnings", "zlib"}  # fmt: skip
 SHELL = CORE | {
     "contextlib", "csv", "dataclasses", "datetime", "difflib", "enum", "importlib", "io", "json",
@@ -29,14 +30,17 @@ SHELL = CORE | {
     "numpy", "gymnasium", "matplotlib", "pydantic", "rich", "safetensors", "tensorboard", "yaml",
     "platform", "re",
 }  # fmt: skip
-EXTRA = {"testing": {"hypothesis"}}  # what one room only may import
+# What one room only may import.
+EXTRA = {"testing": {"hypothesis"}, "demos": {"google", "PIL", "minari"}}
 FIRST_SHELL_FLOOR = 8
 RANK = {name: rank for rank, floor in enumerate(FLOORS) for name in floor}
 ROOT = Path(__file__).parents[1] / "optinfra"
 MODULES = [p for p in sorted(ROOT.rglob("*.py")) if p != ROOT / "__init__.py"]
-# Rooms of floor 1 (the second row) may build on one another where the mathematics does.
+# Rooms of floor 1 (the second row) may build on one another where the mathematics does; a data
+# set's spaces are read as an environment's are.
 SAME_FLOOR = {("random", "check"), ("random", "types"), ("check", "types"), ("tree", "types"),
-              ("losses", "moments"), ("networks", "distributions")}  # fmt: skip
+              ("losses", "moments"), ("networks", "distributions"),
+              ("demos", "envs")}  # fmt: skip
 
 
 def imported_names(path):
@@ -65,7 +69,7 @@ def test_imports_point_down(path):
 
 def test_importing_optinfra_loads_nothing_of_an_extra():
     heavy = ("jax", "chex", "hypothesis", "pytest", "gymnasium", "matplotlib", "pydantic", "yaml",
-             "rich", "tensorboard", "safetensors", "google.protobuf")  # fmt: skip
+             "rich", "tensorboard", "safetensors", "google.protobuf", "PIL", "minari")  # fmt: skip
     code = f"import sys, optinfra; print([m for m in {heavy!r} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

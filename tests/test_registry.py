@@ -58,6 +58,8 @@ EXEMPT = {
     "sequences.starts": NO_TENSORS,
     "train.collect.remembers_nothing": STATIC,
     "networks.name_hash": NO_TENSORS,
+    "networks.part": PART,
+    "networks.vector_body": PART,
     "envs.make": SHELL,
     "train.collect.every_choice": STATIC,
     **{

@@ -9,6 +9,7 @@ CASES = {
     "values": "values of trajectories, one call for all agents",
     "recurrent": "LSTM and GRU by themselves, and the PPO update on sequences",
     "recurrent_training": "recurrent PPO on CartPole without velocities, everything included",
+    "signals": "curiosity, GAIL and RND: update and evaluate on 1,024 rows",
     "import": "what importing optinfra costs beside importing torch",
     "random": "random numbers (information only)",
 }

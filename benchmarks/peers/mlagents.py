@@ -1,4 +1,4 @@
-"""Unity ML-Agents' own PPO optimizer on a minibatch as its trainer makes it."""
+"""Unity ML-Agents' own PPO optimizer and reward providers, on minibatches as its trainer makes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,20 @@ from mlagents.trainers.buffer import (
 )
 from mlagents.trainers.policy.torch_policy import TorchPolicy
 from mlagents.trainers.ppo.optimizer_torch import PPOSettings, TorchPPOOptimizer
-from mlagents.trainers.settings import NetworkSettings, TrainerSettings
+from mlagents.trainers.settings import (
+    CuriositySettings,
+    GAILSettings,
+    NetworkSettings,
+    RNDSettings,
+    TrainerSettings,
+)
+from mlagents.trainers.torch_entities.components.reward_providers import (
+    BaseRewardProvider,
+    CuriosityRewardProvider,
+    GAILRewardProvider,
+    RNDRewardProvider,
+    gail_reward_provider,
+)
 from mlagents.trainers.torch_entities.networks import SimpleActor
 from mlagents_envs.base_env import (
     ActionSpec,
@@ -54,13 +67,7 @@ def ppo_optimizer(
     rows: int, obs: int, actions: int, units: int, memory: int, sequence: int
 ) -> TorchPPOOptimizer:
     """The optimizer for vector observations, with an LSTM where `memory` is not 0."""
-    seen = ObservationSpec(
-        shape=(obs,),
-        dimension_property=(DimensionProperty.UNSPECIFIED,),
-        observation_type=ObservationType.DEFAULT,
-        name="vector",
-    )
-    spec = BehaviorSpec([seen], ActionSpec.create_continuous(actions))
+    spec = behavior(obs, actions)
     network = NetworkSettings(hidden_units=units, num_layers=2)
     if memory:
         network.memory = NetworkSettings.MemorySettings(
@@ -75,6 +82,50 @@ def ppo_optimizer(
     return TorchPPOOptimizer(TorchPolicy(0, spec, network, SimpleActor, sigma), settings)
 
 
+def behavior(obs: int, actions: int) -> BehaviorSpec:
+    """One vector observation and continuous actions."""
+    seen = ObservationSpec(
+        shape=(obs,),
+        dimension_property=(DimensionProperty.UNSPECIFIED,),
+        observation_type=ObservationType.DEFAULT,
+        name="vector",
+    )
+    return BehaviorSpec([seen], ActionSpec.create_continuous(actions))
+
+
+def signal_update(
+    *, signal: str, rows: int, obs: int, actions: int, units: int, expert_rows: int
+) -> Callable[[], Any]:
+    """Update a reward provider, its conversion to tensors and draw of expert rows included."""
+    provider = reward_provider(signal, obs, actions, units, expert_rows)
+    batch = minibatch(rows, obs, actions, 0)
+    return lambda: provider.update(batch)
+
+
+def signal_evaluate(
+    *, signal: str, rows: int, obs: int, actions: int, units: int, expert_rows: int
+) -> Callable[[], Any]:
+    """Evaluate a reward provider, its conversion to tensors included."""
+    provider = reward_provider(signal, obs, actions, units, expert_rows)
+    batch = minibatch(rows, obs, actions, 0)
+    return lambda: provider.evaluate(batch)
+
+
+def reward_provider(
+    signal: str, obs: int, actions: int, units: int, expert_rows: int
+) -> BaseRewardProvider:
+    """The provider of a signal; GAIL's demonstrations are drawn instead of read from a file."""
+    spec, network = behavior(obs, actions), NetworkSettings(hidden_units=units, num_layers=2)
+    if signal == "curiosity":
+        return CuriosityRewardProvider(spec, CuriositySettings(network_settings=network))
+    if signal == "rnd":
+        return RNDRewardProvider(spec, RNDSettings(network_settings=network))
+    demonstrations = minibatch(expert_rows, obs, actions, 0)
+    gail_reward_provider.demo_to_buffer = lambda *_: (spec, demonstrations)
+    settings = GAILSettings(demo_path="none", network_settings=network)
+    return GAILRewardProvider(spec, settings)
+
+
 def minibatch(rows: int, obs: int, actions: int, memory: int) -> AgentBuffer:
     """A buffer of random rows with all that the update reads."""
     random = np.random.default_rng(0)
@@ -84,10 +135,12 @@ def minibatch(rows: int, obs: int, actions: int, memory: int) -> AgentBuffer:
 
     columns = {
         (ObservationKeyPrefix.OBSERVATION, 0): normal(rows, obs),
+        (ObservationKeyPrefix.NEXT_OBSERVATION, 0): normal(rows, obs),
         BufferKey.CONTINUOUS_ACTION: normal(rows, actions),
         BufferKey.CONTINUOUS_LOG_PROBS: normal(rows, actions) - 1,
         BufferKey.ACTION_MASK: np.ones((rows, 0), np.float32),
         BufferKey.MASKS: np.ones(rows, np.float32),
+        BufferKey.DONE: np.zeros(rows, np.float32),
         BufferKey.ADVANTAGES: normal(rows),
         RewardSignalUtil.value_estimates_key(STREAM): normal(rows),
         RewardSignalUtil.returns_key(STREAM): normal(rows),

@@ -7,6 +7,7 @@ from optinfra.networks.actor_critic import orthogonal_initialization as orthogon
 from optinfra.networks.actor_critic import separate as separate
 from optinfra.networks.actor_critic import shared as shared
 from optinfra.networks.actor_critic import shared_actor_critic as shared_actor_critic
+from optinfra.networks.actor_critic import vector_body as vector_body
 from optinfra.networks.initializers import Initializer as Initializer
 from optinfra.networks.initializers import constant as constant
 from optinfra.networks.initializers import draw as draw
@@ -21,6 +22,7 @@ from optinfra.networks.modules import ValueHeads as ValueHeads
 from optinfra.networks.modules import VectorBody as VectorBody
 from optinfra.networks.modules import swish as swish
 from optinfra.networks.modules import tanh as tanh
+from optinfra.networks.parts import part as part
 from optinfra.networks.recurrent import GRU as GRU
 from optinfra.networks.recurrent import LSTM as LSTM
 from optinfra.networks.recurrent import RecurrentActorCritic as RecurrentActorCritic

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from optinfra.distributions import PolicyOutputs
 from optinfra.networks.initializers import Initializer, draw, orthogonal
@@ -17,6 +16,7 @@ from optinfra.networks.modules import (
     VectorBody,
     swish,
 )
+from optinfra.networks.parts import part
 from optinfra.types import Key, Obs, Params, Spec
 
 Values = dict[str, Tensor]  # [*B] by stream
@@ -44,7 +44,7 @@ def separate(actor: nn.Module, critic: nn.Module) -> ActorCritic:
       An `ActorCritic` whose parameters are named `actor.…` and `critic.…`.
     """
     parts = nn.ModuleDict({"actor": actor, "critic": critic})
-    policy, values = _part(parts, "actor"), _part(parts, "critic")
+    policy, values = part(parts, "actor"), part(parts, "critic")
 
     def policy_and_values(params: Params, obs: Obs) -> tuple[PolicyOutputs, Values]:
         return policy(params, obs), values(params, obs)
@@ -64,7 +64,7 @@ def shared(body: nn.Module, actor: nn.Module, critic: nn.Module) -> ActorCritic:
       An `ActorCritic` whose parameters are named `body.…`, `actor.…` and `critic.…`.
     """
     parts = nn.ModuleDict({"body": body, "actor": actor, "critic": critic})
-    encode, act, judge = _part(parts, "body"), _part(parts, "actor"), _part(parts, "critic")
+    encode, act, judge = part(parts, "body"), part(parts, "actor"), part(parts, "critic")
 
     def policy_and_values(params: Params, obs: Obs) -> tuple[PolicyOutputs, Values]:
         encoding = encode(params, obs)
@@ -172,13 +172,3 @@ class _Chain(nn.Module):
 
     def forward(self, obs: Obs) -> Any:
         return self.head(self.body(obs))
-
-
-def _part(parts: nn.ModuleDict, name: str) -> Callable[[Params, Any], Any]:
-    module, prefix = parts[name], f"{name}."
-    names = [(own, prefix + own) for own, _ in module.named_parameters()]
-
-    def call(params: Params, x: Any) -> Any:
-        return functional_call(module, {own: params[full] for own, full in names}, (x,))
-
-    return call

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from optinfra import random, tree
 from optinfra.check import require_dtype, require_shape, require_trailing
@@ -20,6 +19,7 @@ from optinfra.networks.actor_critic import ActorCritic, Initialization, Values, 
 from optinfra.networks.cells import CELLS
 from optinfra.networks.initializers import Initializer, draw, xavier_uniform
 from optinfra.networks.modules import swish
+from optinfra.networks.parts import part
 from optinfra.networks.unroll import keep_whole_in_graphs, unroll
 from optinfra.types import Key, Memories, Obs, Params, PyTree, Spec
 
@@ -284,7 +284,7 @@ def separate_recurrent(
       A `RecurrentActorCritic` whose parameters are named `actor.…` and `critic.…`.
     """
     parts = nn.ModuleDict({"actor": actor, "critic": critic})
-    policy, values = _part(parts, "actor"), _part(parts, "critic")
+    policy, values = part(parts, "actor"), part(parts, "critic")
     every = partial(values, every=True) if isinstance(critic, Remembering) else step_by_step(values)
     return _recurrent(draw(parts), memory_size, policy, values, every)
 
@@ -305,10 +305,10 @@ def shared_recurrent(
       A `RecurrentActorCritic` whose parameters are named `encoder.…`, `actor.…` and `critic.…`.
     """
     parts = nn.ModuleDict({"encoder": encoder, "actor": actor, "critic": critic})
-    encode = _part(parts, "encoder")
+    encode = part(parts, "encoder")
 
     def through(head: str, every: bool) -> Callable[..., Any]:
-        judge = _part(parts, head)
+        judge = part(parts, head)
 
         def run(
             params: Params, obs: Obs, memory: PyTree, reset: Tensor | None
@@ -384,14 +384,3 @@ def without_memory(network: ActorCritic) -> RecurrentActorCritic:
         return network.policy_and_values(params, obs)
 
     return RecurrentActorCritic(network.init, memories, policy, values, values, policy_and_values)
-
-
-def _part(parts: nn.ModuleDict, name: str) -> Callable[..., Any]:
-    module, prefix = parts[name], f"{name}."
-    names = [(own, prefix + own) for own, _ in module.named_parameters()]
-
-    def call(params: Params, *arguments: Any, **options: Any) -> Any:
-        own = {short: params[full] for short, full in names}
-        return functional_call(module, own, arguments, options)
-
-    return call
