@@ -1,4 +1,4 @@
-"""The command `optinfra`: train, evaluate, plot."""
+"""The command `optinfra`: train, evaluate, record, plot."""
 
 import argparse
 import math
@@ -80,6 +80,26 @@ def _evaluate(options: argparse.Namespace) -> int:
         f"mean return {result.mean:.1f}{interval}, {len(result.returns)} episodes, {kind} actions, "
         f"min {min(result.returns):.1f}, max {max(result.returns):.1f}, "
         f"policy of step {result.steps:,}"
+    )
+    return 0
+
+
+def _record(options: argparse.Namespace) -> int:
+    from optinfra.train.record import record
+
+    result = record(
+        options.run_folder,
+        options.file,
+        episodes=options.episodes,
+        stochastic=options.stochastic,
+        seed=options.seed,
+        device=_device(options.device),
+        force=options.force,
+    )
+    kind = "drawn" if options.stochastic else "likeliest"
+    print(
+        f"{options.file}: {options.episodes} episodes, {result.pairs:,} pairs, "
+        f"mean return {result.mean:.1f}, {kind} actions, policy of step {result.steps:,}"
     )
     return 0
 
@@ -178,6 +198,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_train(commands.add_parser("train", help="train an agent (PPO on CartPole by default)"))
     _add_evaluate(commands.add_parser("evaluate", help="measure a trained policy"))
+    _add_record(commands.add_parser("record", help="write what a trained policy does to a file"))
     _add_plot(commands.add_parser("plot", help="draw the learning curves of runs"))
     return parser
 
@@ -205,11 +226,23 @@ def _add_train(train: argparse.ArgumentParser) -> None:
 
 def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
     evaluate.set_defaults(run=_evaluate)
-    evaluate.add_argument("run_folder", type=Path, metavar="RUN", help="folder of the run")
-    evaluate.add_argument("--episodes", type=_positive, default=100, metavar="N")
-    evaluate.add_argument("--stochastic", action="store_true", help="draw actions as in training")
-    evaluate.add_argument("--seed", type=_not_negative, default=0, metavar="N")
-    evaluate.add_argument("--device", metavar="D")
+    _add_policy(evaluate, episodes=100)
+
+
+def _add_record(record: argparse.ArgumentParser) -> None:
+    record.set_defaults(run=_record)
+    _add_policy(record, episodes=10)
+    record.add_argument("file", type=Path, metavar="FILE", help="to write, ends in .demo")
+    record.add_argument("--force", action="store_true", help="overwrite FILE")
+
+
+def _add_policy(command: argparse.ArgumentParser, *, episodes: int) -> None:
+    """Add the options of a command that runs the policy of a run."""
+    command.add_argument("run_folder", type=Path, metavar="RUN", help="folder of the run")
+    command.add_argument("--episodes", type=_positive, default=episodes, metavar="N")
+    command.add_argument("--stochastic", action="store_true", help="draw actions as in training")
+    command.add_argument("--seed", type=_not_negative, default=0, metavar="N")
+    command.add_argument("--device", metavar="D")
 
 
 def _add_plot(plot: argparse.ArgumentParser) -> None:
@@ -241,10 +274,11 @@ def _is_expected(error: Exception) -> bool:
     if isinstance(error, OSError | ModuleNotFoundError):
         return True
     from optinfra.checkpoint import CheckpointError
+    from optinfra.demos import DemoError
     from optinfra.settings import SettingsError
     from optinfra.train.errors import RunError
 
-    return isinstance(error, SettingsError | CheckpointError | RunError)
+    return isinstance(error, SettingsError | CheckpointError | DemoError | RunError)
 
 
 def _told(error: Exception) -> str:

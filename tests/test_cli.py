@@ -183,14 +183,6 @@ def test_notes_and_warnings_are_lines_of_their_own(tmp_path):
     [
         ("3DBallSAC", ['3DBall.trainer_type = "sac": only ppo']),
         ("DungeonEscape", ['DungeonEscape.trainer_type = "poca": only ppo']),
-        (
-            "PyramidsImitation",
-            [
-                "Pyramids.reward_signals.curiosity: only the extrinsic",
-                "Pyramids.reward_signals.gail: only the extrinsic",
-                "Pyramids.behavioral_cloning: imitation",
-            ],
-        ),
     ],
 )
 def test_real_files_are_refused_by_the_name_of_what_is_not_there(tmp_path, name, refused):
@@ -282,7 +274,10 @@ REFUSALS = [
         ["--set", "network_settings.memory={sequence_length: 4}", "--set", "optinfra.burn_in=4"],
         ["`burn_in` must lie in [0, 4), got 4."],
     ),
-    (["--set", "reward_signals.curiosity={}"], ["reward_signals.curiosity: only the extrinsic"]),
+    (["--set", "reward_signals.curiousity={}"], ["unknown key. Did you mean curiosity?"]),
+    (["--set", "reward_signals={'no_such:thing': {}}"], ["No module named 'no_such'"]),
+    (["--set", "reward_signals.gail={demo_path: no.demo}"], ["no.demo"]),
+    (["--set", "behavioral_cloning={demo_path: no.demo}"], ["no.demo"]),
     (["--set", "self_play={}"], ["self_play: self-play is not supported"]),
     (["--set", "env_settings.env_path=x"], ["env_settings.env_path", "Unity builds are not run"]),
     (["--seed", str(10**30)], ["env_settings.seed", "expected a whole number"]),

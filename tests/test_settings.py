@@ -124,7 +124,7 @@ RUN = dict(
     optinfra=dict(
         env="CartPole-v1", env_kwargs={}, compile="auto", max_grad_norm=None,
         initialization="mlagents", activation="swish", value_clipping=True,
-        recurrent_cell="lstm", burn_in=0, threads=None,
+        recurrent_cell="lstm", burn_in=0, rnd_reward_normalization=False, threads=None,
     ),
 )  # fmt: skip
 
@@ -394,3 +394,49 @@ def test_the_copied_files_are_attributed():
     text = (CONFIGS / "ATTRIBUTION.md").read_text()
     assert "Unity ML-Agents" in text and "Apache" in text
     assert all(path.name in text for path in CONFIGS.glob("*.yaml"))
+
+
+# --- signals of one's own -----------------------------------------------------------------------
+
+
+def test_a_registered_signal_has_the_settings_of_any_and_parameters_of_its_own():
+    agent = only(
+        {
+            "reward_signals": {
+                "extrinsic": {},
+                "a.package:novelty": {"strength": 0.1, "parameters": {"scale": [1, 2]}},
+            }
+        }
+    )
+    rewards = agent.reward_signals
+    assert rewards.streams == {"extrinsic": "extrinsic", "a.package:novelty": "novelty"}
+    own = rewards.by_name["a.package:novelty"]
+    assert (own.strength, own.gamma, own.learning_rate) == (0.1, 0.99, 3e-4)
+    assert own.parameters == {"scale": [1, 2]}
+    again = load(dump(load({"behaviors": {"agent": agent.model_dump(mode="json")}})))
+    assert again.behaviors["agent"] == agent
+
+
+@pytest.mark.parametrize(
+    ("signals", "line"),
+    [
+        ({"curiousity": {}}, "curiousity: unknown key. Did you mean curiosity?"),
+        (
+            {"novelty": {}},
+            "novelty: unknown key. Known: extrinsic, curiosity, gail, rnd. "
+            "One of your own is called package:name.",
+        ),
+        (
+            {"a:2b": {}},
+            "a:2b: unknown key. Known: extrinsic, curiosity, gail, rnd. "
+            "One of your own is called package:name.",
+        ),
+        ({"a:b": {"sterngth": 1}}, "a:b.sterngth: unknown key. Did you mean strength?"),
+        ({"a:b": {"strength": "x"}}, 'a:b.strength: expected a number, got "x".'),
+        ({"a:b": {}, "c:b": {}}, "expected one signal called b, got another in a:b."),
+        ({"rnd": {}, "c:rnd": {}}, "expected one signal called rnd, got another in c:rnd."),
+    ],
+)
+def test_a_signal_that_is_misspelt_is_refused_by_its_name(signals, line):
+    (found,) = mistakes({"behaviors": {"agent": {"reward_signals": signals}}})
+    assert found.startswith("behaviors.agent.reward_signals") and found.endswith(line)

@@ -91,6 +91,7 @@ class OptinfraSettings(Block):
         scale them by the reward signals' strength, or switch it off.
     recurrent_cell: of `network_settings.memory`: `lstm` as ML-Agents, or `gru`.
     burn_in: steps at the start of each sequence that only warm its memory up.
+    rnd_reward_normalization: divide RND's reward by its running deviation.
     threads: of the CPU that torch uses during the run; null leaves torch's own number.
     """
 
@@ -103,6 +104,7 @@ class OptinfraSettings(Block):
     value_clipping: Flag = True
     recurrent_cell: Literal["lstm", "gru"] = "lstm"
     burn_in: Natural = 0
+    rnd_reward_normalization: Flag = False
     threads: Count | None = None
 
 

@@ -21,10 +21,6 @@ REFUSED = (
         "network_settings.deterministic",
         "training needs actions that are drawn; `optinfra evaluate` takes the likeliest.",
     ),
-    Rule("reward_signals.curiosity", "only the extrinsic reward is there yet."),
-    Rule("reward_signals.gail", "only the extrinsic reward is there yet."),
-    Rule("reward_signals.rnd", "only the extrinsic reward is there yet."),
-    Rule("behavioral_cloning", "imitation is not there yet. Remove the block."),
     Rule("self_play", "self-play is not supported. Remove the block."),
     Rule("init_path", "starting from another run's networks is not supported."),
     Rule("environment_parameters", "they reach Unity builds alone. Use optinfra.env_kwargs."),
@@ -42,6 +38,16 @@ UNUSED = (
     Rule("network_settings.vis_encode_type", "no effect: there are no image observations."),
     Rule("network_settings.goal_conditioning_type", "no effect: there are no goal observations."),
     Rule("reward_signals.extrinsic.network_settings", "no effect: this signal has no network."),
+    *(
+        Rule(f"reward_signals.{signal}.network_settings.{key}", f"no effect: {reason}.")
+        for signal in ("curiosity", "gail", "rnd")
+        for key, reason in (
+            ("memory", "a signal remembers nothing"),
+            ("vis_encode_type", "there are no image observations"),
+            ("goal_conditioning_type", "there are no goal observations"),
+            ("deterministic", "a signal does not act"),
+        )
+    ),
     Rule("env_settings.base_port", "no effect: it belongs to Unity builds."),
     Rule("env_settings.timeout_wait", "no effect: it belongs to Unity builds."),
     Rule("env_settings.max_lifetime_restarts", "no effect: it belongs to Unity builds."),
@@ -72,7 +78,12 @@ def _departures(rules: tuple[Rule, ...], run: RunSettings, behavior: str) -> tup
     for path, reason in rules:
         of_behavior = path.partition(".")[0] in TrainerSettings.model_fields
         owner: Block = run.behaviors[behavior] if of_behavior else run
-        value, default = _at(owner, path), _at(type(owner)(), path)
+        parent, _, key = path.rpartition(".")
+        block = _at(owner, parent) if parent else owner
+        if block is None:
+            continue
+        value = getattr(block, key)
+        default = type(block).model_fields[key].get_default(call_default_factory=True)
         if value is None or value == default:
             continue
         full = f"behaviors.{behavior}.{path}" if of_behavior else path

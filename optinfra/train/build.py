@@ -6,15 +6,25 @@ from typing import Any
 
 from torch import Tensor
 
-from optinfra import lift, networks, schedules, transforms
+from optinfra import demos, lift, networks, schedules, transforms
+from optinfra.imitation import behavioral_cloning
 from optinfra.iteration import Iteration, iteration
 from optinfra.learners import ppo
 from optinfra.lift.epochs import Stage, unlifted
 from optinfra.losses import squared_value_loss, trust_region_value_loss
 from optinfra.settings import OptinfraSettings, PPOSettings, RunSettings, TrainerSettings
-from optinfra.signals import extrinsic
+from optinfra.signals.faults import Guard, unguarded
+from optinfra.train import signals
 from optinfra.train.collect import Remember
-from optinfra.types import Learner, Schedule, Signal, Spec, Transform
+from optinfra.types import (
+    Imitation,
+    Learner,
+    PyTree,
+    Schedule,
+    Spec,
+    Stats,
+    Transform,
+)
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "swish": networks.swish,
@@ -22,6 +32,7 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 }
 # From this many steps on compiling repays what it costs, about half a minute.
 WORTH_COMPILING = 500_000
+CLONING_EPOCHS = 3  # ML-Agents' number where the settings give none
 
 
 def learner(spec: Spec, behavior: TrainerSettings, own: OptinfraSettings) -> Learner:
@@ -60,7 +71,8 @@ def _network(
         "activation": ACTIVATIONS[own.activation],
         "initialization": networks.orthogonal_initialization() if orthogonal else None,
     }
-    streams, memory = tuple(signals(behavior)), behavior.network_settings.memory
+    streams = tuple(behavior.reward_signals.streams.values())
+    memory = behavior.network_settings.memory
     if memory is None:
         build = networks.shared_actor_critic if shared else networks.actor_critic
         return build(spec, streams, **options)
@@ -70,35 +82,104 @@ def _network(
     return networks.recurrent_actor_critic(spec, streams, **options)
 
 
-def signals(behavior: TrainerSettings) -> dict[str, Signal]:
-    """Make the reward signals that the settings describe, by name."""
-    return {
-        name: extrinsic(strength=own.strength, gamma=own.gamma)
-        for name, own in behavior.reward_signals.by_name.items()
-    }
+def training_iteration(
+    learner: Learner,
+    spec: Spec,
+    run: RunSettings,
+    name: str,
+    stage: Stage,
+    *,
+    guard: Guard = unguarded,
+    learns: bool = True,
+) -> Iteration:
+    """Make the iteration that the settings describe.
 
+    Args:
+      learner: of this behaviour.
+      spec: of the environment.
+      run: settings.
+      name: of the behaviour.
+      stage: applied to each function it consists of.
+      guard: applied to each function of a signal.
+      learns: False where only its state is wanted: then no demonstrations are read.
 
-def training_iteration(learner: Learner, run: RunSettings, name: str, stage: Stage) -> Iteration:
-    """Make the iteration that the settings describe."""
-    behavior = run.behaviors[name]
+    Raises:
+      RunError: a signal cannot be made.
+      DemoError: demonstrations cannot be read, or are of another kind of agent.
+    """
+    behavior, own = run.behaviors[name], run.optinfra
     hyper, memory = _ppo_settings(behavior), behavior.network_settings.memory
     remembering: dict[str, Any] = {}
     if memory is not None:
         remembering = {
             "sequence_length": memory.sequence_length,
-            "burn_in": run.optinfra.burn_in,
+            "burn_in": own.burn_in,
             "num_agents": run.env_settings.num_envs,
         }
+    expert = signals.taken_from(spec) if learns else lambda path: signals.blank(spec)
+    made = signals.made(behavior, spec, own, expert)
     return iteration(
         learner,
-        signals(behavior),
+        {stream: each.signal for stream, each in made.items()},
+        imitation=_imitation(learner, spec, behavior, own, stage, learns),
+        ignore_done=[stream for stream, each in made.items() if each.ignore_done],
         gae_lambda=hyper.lambd,
         time_horizon=behavior.time_horizon,
         num_epochs=hyper.num_epoch,
         batch_size=hyper.batch_size,
         stage=stage,
+        guard=guard,
         **remembering,
     )
+
+
+def _imitation(
+    learner: Learner,
+    spec: Spec,
+    behavior: TrainerSettings,
+    own: OptinfraSettings,
+    stage: Stage,
+    learns: bool,
+) -> Imitation | None:
+    """Make the behavioural cloning that the settings describe, if they do."""
+    settings, memory = behavior.behavioral_cloning, behavior.network_settings.memory
+    if settings is None:
+        return None
+    rate = behavior.hyperparameters.learning_rate * settings.strength
+    cloning = behavioral_cloning(
+        learner.executed_log_prob,
+        learning_rate=schedules.linear_to_floor(rate, schedules.LEARNING_RATE_FLOOR, settings.steps)
+        if settings.steps
+        else rate,
+        memories=remember(learner) if memory else None,
+        transform=_transform(own),
+    )
+    if not learns:
+        return cloning
+    found = signals.demonstrations(settings.demo_path, spec)
+    expert = demos.taken(found)
+    if memory is not None:
+        expert = demos.sequences(found, memory.sequence_length, own.burn_in)
+    whole = lift.cloning_epochs(
+        cloning,
+        expert,
+        num_epochs=settings.num_epoch or CLONING_EPOCHS,
+        batch_size=settings.batch_size or behavior.hyperparameters.batch_size,
+        samples_per_update=settings.samples_per_update,
+        stage=stage,
+    )
+    return until(settings.steps, whole) if settings.steps else whole
+
+
+def until(end: int, imitation: Imitation) -> Imitation:
+    """Spare the work of an imitation whose learning rate has come to its end."""
+
+    def update(state: PyTree, params: PyTree, steps: Tensor) -> tuple[PyTree, PyTree, Stats]:
+        if int(steps.min()) >= end:
+            return state, params, {}
+        return imitation.update(state, params, steps)
+
+    return imitation._replace(update=update)
 
 
 def rollout_steps(run: RunSettings, behavior: TrainerSettings) -> int:

@@ -7,15 +7,11 @@ from typing import NamedTuple
 
 import torch
 
-from optinfra import checkpoint, random
-from optinfra.lift.epochs import unlifted
-from optinfra.train import build, folders
-from optinfra.train.loop import made, prepare, sourced
+from optinfra import random
 from optinfra.train.sources import Source
-from optinfra.types import Act, Key, Obs, PyTree
+from optinfra.train.trained import MOST_ENVS, newest
+from optinfra.types import Key, PyTree
 
-CHUNK = 100  # steps collected at a time
-MOST_ENVS = 16  # side by side
 CONFIDENCE = 0.95
 
 
@@ -58,30 +54,14 @@ def evaluate(
       RunError: the folder holds no run or no checkpoint, or its environment cannot be made.
       CheckpointError: the checkpoint does not fit the run's settings.
     """
-    run = folders.settings_of(folder)
-    name = folders.behavior_of(run, folder)
-    path = folders.newest_checkpoint(folder)
-    training = prepare(run, name, device)
-    training.source.close()
-    state, _ = checkpoint.load(path, training.start)
     num_envs = min(episodes, MOST_ENVS)
-    run = run.model_copy(
-        update={"env_settings": run.env_settings.model_copy(update={"num_envs": num_envs})}
-    )
-    env = made(run, num_envs)
-    learner = build.learner(env.spec, run.behaviors[name], run.optinfra)
-
-    def likeliest(params: PyTree, obs: Obs, memory: PyTree, key: Key) -> Act:
-        del key
-        return learner.greedy(params, obs, memory)
-
-    policy = learner.act if stochastic else likeliest
-    source = sourced(env, policy, build.remember(learner), run, CHUNK, unlifted, seed)
-    returns = _first_episodes(
-        source, state.iteration.learner.params, random.key(seed, device), num_envs, episodes
-    )
-    source.close()
-    return Evaluation(returns, checkpoint.step_of(path))
+    trained = newest(folder, num_envs, stochastic=stochastic, seed=seed, device=device)
+    try:
+        key = random.key(seed, device)
+        returns = _first_episodes(trained.source, trained.params, key, num_envs, episodes)
+    finally:
+        trained.source.close()
+    return Evaluation(returns, trained.steps)
 
 
 def _first_episodes(

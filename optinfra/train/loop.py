@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 import torch
 
 from optinfra import checkpoint, envs, random, tree
+from optinfra.demos import DemoError
 from optinfra.iteration import Iteration, IterationState
 from optinfra.lift.epochs import unlifted
 from optinfra.settings import RunSettings, TrainerSettings
 from optinfra.train import build, folders
 from optinfra.train.collect import Remember
 from optinfra.train.errors import RunError
+from optinfra.train.faults import Faults
 from optinfra.train.metrics import EpisodeWindow, MetricsWriter, WindowState, read_metrics
 from optinfra.train.plots import learning_curve
 from optinfra.train.progress import Progress
@@ -29,7 +31,7 @@ NEW_EPISODES = (
     "everything else goes on as it was."
 )
 # Parts of the names of those leaves of a `LoopState` that settings fill and nothing changes.
-SETTINGS = {"hyper", "strength", "gamma", "gae_lambda"}
+SETTINGS = {"hyper", "strength", "gamma", "learning_rate", "gae_lambda"}
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -57,9 +59,12 @@ class Training(NamedTuple):
     iteration: Iteration
     source: Source
     start: LoopState
+    faults: Faults
 
 
-def prepare(run: RunSettings, name: str, device: torch.device, *, begun: int = 0) -> Training:
+def prepare(
+    run: RunSettings, name: str, device: torch.device, *, begun: int = 0, learns: bool = True
+) -> Training:
     """Make everything a run consists of.
 
     Args:
@@ -67,23 +72,28 @@ def prepare(run: RunSettings, name: str, device: torch.device, *, begun: int = 0
       name: of the behaviour to train.
       device: where tensors live.
       begun: environment steps already taken; Gymnasium's environments are seeded with them.
+      learns: False where only what was learnt is wanted: then no demonstrations are read.
 
     Raises:
       RunError: the environment cannot be made, or not be learnt.
+      DemoError: demonstrations cannot be read, or are of another kind of agent.
     """
     behavior, own = run.behaviors[name], run.optinfra
     stage = build.chosen_stage(behavior, own)
-    env = made(run, run.env_settings.num_envs)
+    env, faults = made(run, run.env_settings.num_envs), Faults()
+    options: dict[str, Any] = {"guard": faults.guard, "learns": learns}
     try:
         learner = build.learner(env.spec, behavior, own)
-        one = build.training_iteration(learner, run, name, stage)
+        one = build.training_iteration(learner, env.spec, run, name, stage, **options)
+    except DemoError:
+        raise
     except ValueError as error:  # an observation that is no vector, or a burn-in too long
         raise RunError(f"{own.env}: {error}") from error
     steps, seed = build.rollout_steps(run, behavior), run.env_settings.seed + begun
     source = sourced(env, learner.act, build.remember(learner), run, steps, stage, seed)
     key_iteration, key_source = random.split(seeded(run, device)).unbind()
     start = LoopState(one.init(key_iteration), source.init(key_source), EpisodeWindow().state())
-    return Training(one, source, start)
+    return Training(one, source, start, faults)
 
 
 def made(run: RunSettings, num_envs: int) -> envs.Env | envs.GymnasiumVector:
@@ -240,6 +250,7 @@ class _Loop:
         )
         learnt, tensors = self.training.iteration.update(old.iteration, rollout)
         stats = dict(zip(tensors, torch.stack(list(tensors.values())).tolist()))
+        self.training.faults.notice(stats)
         window = EpisodeWindow(old.window)
         for episode in ended:
             window.add(episode.total_reward, episode.length)

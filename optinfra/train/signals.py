@@ -1,0 +1,172 @@
+"""Reward signals by name: the four of ML-Agents, and those of one's own."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+
+from optinfra import demos
+from optinfra.settings import OptinfraSettings, RewardSignalSettings, TrainerSettings
+from optinfra.signals import curiosity, extrinsic, gail, rnd
+from optinfra.train.errors import RunError
+from optinfra.types import Action, Signal, Spec, Transitions
+
+
+class Made(NamedTuple):
+    """A signal, and what the iteration must know of its stream."""
+
+    signal: Signal
+    ignore_done: bool = False  # whether the end of an episode is none for this stream
+
+
+class Asked(NamedTuple):
+    """What a factory is asked for."""
+
+    spec: Spec  # of the environment
+    settings: Any  # of the signal: `RewardSignalSettings` or what extends them
+    own: OptinfraSettings
+    expert: Callable[[str], Transitions]  # reads the demonstrations of a path
+
+
+Factory = Callable[[Asked], Made]
+_FACTORIES: dict[str, Factory] = {}
+
+
+def register(name: str, factory: Factory) -> None:
+    """Make a signal known by a name, so that settings can ask for it.
+
+    A package `novel` that calls `register("novelty", make)` when it is imported is asked for
+    as `novel:novelty` under `reward_signals`. Its `settings` are `RegisteredSignalSettings`:
+    `strength`, `gamma`, `learning_rate`, `network_settings` and `parameters` of its own.
+
+    Args:
+      name: of the signal and its stream, an identifier.
+      factory: from what is asked for to the signal.
+
+    Raises:
+      ValueError: `name` is no identifier, or taken by another factory.
+    """
+    if not name.isidentifier():
+        raise ValueError(f"`name` must be an identifier, got {name!r}.")
+    if _FACTORIES.setdefault(name, factory) is not factory:
+        raise ValueError(f"`name` must be a new one, got {name!r}, which is registered already.")
+
+
+def made(
+    behavior: TrainerSettings,
+    spec: Spec,
+    own: OptinfraSettings,
+    expert: Callable[[str], Transitions],
+) -> dict[str, Made]:
+    """Make the reward signals that the settings describe, by the name of their stream.
+
+    Args:
+      behavior: whose signals.
+      spec: of the environment.
+      own: settings that ML-Agents has no word for.
+      expert: reads the demonstrations of a path, such as `taken_from(spec)`.
+
+    Raises:
+      RunError: a package cannot be imported, or registers no such signal.
+      DemoError: the demonstrations cannot be read.
+    """
+    rewards = behavior.reward_signals
+    return {
+        stream: _factory(name)(Asked(spec, rewards.by_name[name], own, expert))
+        for name, stream in rewards.streams.items()
+    }
+
+
+def taken_from(spec: Spec) -> Callable[[str], Transitions]:
+    """Make the function that reads demonstrations of such an agent: those rows that were taken."""
+    return lambda path: demos.taken(demonstrations(path, spec))
+
+
+def demonstrations(path: str, spec: Spec) -> demos.Demonstrations:
+    """Read demonstrations of which at least one action was taken.
+
+    Raises:
+      DemoError: they cannot be read, or do not fit `spec`.
+    """
+    loaded = demos.load(path, spec).demonstrations
+    if (loaded.terminated | loaded.truncated).all():
+        raise demos.DemoError(f"{path}: expected an action that was taken, got none.")
+    return loaded
+
+
+def blank(spec: Spec) -> Transitions:
+    """Make one row of nothing, for whoever needs the form of demonstrations and not what is in."""
+    no, yes = torch.zeros(1, dtype=torch.bool), torch.ones(1, dtype=torch.bool)
+    obs = tuple(torch.zeros(1, *shape) for shape in spec.obs)
+    sizes = spec.action
+    choices = torch.zeros(1, len(sizes.branches), dtype=torch.int64)
+    action = Action(torch.zeros(1, sizes.continuous), choices)
+    return Transitions(obs, obs, action, torch.zeros(1), no, no, yes)
+
+
+def _factory(name: str) -> Factory:
+    """Find a factory; what is called `package:name` is registered by importing the package."""
+    package, _, own = name.rpartition(":")
+    if package:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise RunError(f"reward_signals.{name}: {error}.") from error
+    if own not in _FACTORIES:
+        raise RunError(f"reward_signals.{name}: `{package}` registers no signal called {own}.")
+    return _FACTORIES[own]
+
+
+def _sizes(settings: RewardSignalSettings) -> dict[str, Any]:
+    """What all signals with networks are told."""
+    network = settings.network_settings
+    return {
+        "strength": settings.strength,
+        "gamma": settings.gamma,
+        "hidden_units": network.hidden_units,
+        "num_layers": network.num_layers,
+        "normalize": network.normalize,
+    }
+
+
+def _extrinsic(asked: Asked) -> Made:
+    return Made(extrinsic(strength=asked.settings.strength, gamma=asked.settings.gamma))
+
+
+def _curiosity(asked: Asked) -> Made:
+    rate = asked.settings.learning_rate
+    signal = curiosity(asked.spec, learning_rate=rate, **_sizes(asked.settings))
+    return Made(signal, ignore_done=True)
+
+
+def _rnd(asked: Asked) -> Made:
+    signal = rnd(
+        asked.spec,
+        learning_rate=asked.settings.learning_rate,
+        normalize_reward=asked.own.rnd_reward_normalization,
+        **_sizes(asked.settings),
+    )
+    return Made(signal, ignore_done=True)
+
+
+def _gail(asked: Asked) -> Made:
+    settings = asked.settings
+    signal = gail(
+        asked.spec,
+        asked.expert(settings.demo_path),
+        learning_rate=settings.learning_rate,
+        use_actions=settings.use_actions,
+        use_vail=settings.use_vail,
+        **_sizes(settings),
+    )
+    return Made(signal)
+
+
+for _name, _make in (
+    ("extrinsic", _extrinsic),
+    ("curiosity", _curiosity),
+    ("gail", _gail),
+    ("rnd", _rnd),
+):
+    register(_name, _make)
