@@ -12,9 +12,13 @@ from optinfra.envs.gymnasium import VectorStep as VectorStep
 from optinfra.envs.hidden import cartpole_without_velocity as cartpole_without_velocity
 from optinfra.envs.hidden import observe_only as observe_only
 from optinfra.envs.hidden import pendulum_without_velocity as pendulum_without_velocity
+from optinfra.envs.mountaincar import MountainCarState as MountainCarState
+from optinfra.envs.mountaincar import mountaincar as mountaincar
 from optinfra.envs.pendulum import PendulumState as PendulumState
 from optinfra.envs.pendulum import pendulum as pendulum
 from optinfra.envs.recall import RecallState as RecallState
 from optinfra.envs.recall import recall as recall
 from optinfra.envs.registry import TENSOR_ENVS as TENSOR_ENVS
 from optinfra.envs.registry import make as make
+from optinfra.envs.rooms import RoomsState as RoomsState
+from optinfra.envs.rooms import rooms as rooms

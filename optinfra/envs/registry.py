@@ -9,8 +9,10 @@ from optinfra.envs.cartpole import cartpole
 from optinfra.envs.environment import Env
 from optinfra.envs.gymnasium import GymnasiumVector
 from optinfra.envs.hidden import cartpole_without_velocity, pendulum_without_velocity
+from optinfra.envs.mountaincar import mountaincar
 from optinfra.envs.pendulum import pendulum
 from optinfra.envs.recall import recall
+from optinfra.envs.rooms import rooms
 
 TENSOR_PREFIX = "tensor:"
 TENSOR_ENVS: Mapping[str, Callable[..., Env]] = {
@@ -20,6 +22,9 @@ TENSOR_ENVS: Mapping[str, Callable[..., Env]] = {
     "tensor:Recall-v0": recall,
     "tensor:CartPoleNoVel-v1": cartpole_without_velocity,
     "tensor:PendulumNoVel-v1": pendulum_without_velocity,
+    # In these the reward is not found by chance.
+    "tensor:MountainCar-v0": mountaincar,
+    "tensor:Rooms-v0": rooms,
 }
 VECTORIZATIONS = ("auto", "sync", "async", "vector_entry_point")
 # Those of Gymnasium's own vectorised environments that were found equal to the single one

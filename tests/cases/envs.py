@@ -3,15 +3,19 @@ import torch
 from optinfra import random
 from optinfra.envs import (
     CartPoleState,
+    MountainCarState,
     PendulumState,
     RecallState,
+    RoomsState,
     autoreset,
     cartpole,
     cartpole_without_velocity,
+    mountaincar,
     observe_only,
     pendulum,
     pendulum_without_velocity,
     recall,
+    rooms,
 )
 from optinfra.types import Action
 from tests.contracts import Case
@@ -41,6 +45,19 @@ def rods(k):
     return PendulumState(angle, speed, torch.tensor(5 + k)), torque(k), random.key(k)
 
 
+def cars(k):
+    """Member 0 runs into the wall, member 1 over the goal, member 2 meets its time limit."""
+    x, v = torch.tensor([[-1.18, -0.05], [0.49, 0.03], [-0.4, 0.01]])[k].unbind()
+    return MountainCarState(x, v, torch.tensor(5 + k)), push(k), random.key(k)
+
+
+def walkers(k):
+    """Member 0 runs into a wall, member 1 reaches the goal, member 2 meets its time limit."""
+    row, column = torch.tensor([[0, 2], [0, 5], [1, 1]])[k].unbind()
+    right = Action(torch.zeros(0), torch.tensor([3]))
+    return RoomsState(row, column, torch.tensor(5 + k)), right, random.key(k)
+
+
 def cued(k):
     """Member 0 has seen its cue, member 1 answers right, member 2 wrong."""
     state = RecallState(torch.tensor(k), torch.tensor([0, DELAY + 1, DELAY + 1][k]))
@@ -59,12 +76,17 @@ def in_two(step):
 
 LIMIT, DELAY = 8, 3
 REMEMBERED = recall(cues=3, delay=DELAY)
+TWO_ROOMS = rooms(num_rooms=2, room_size=3, time_limit=LIMIT)
 POSITION = observe_only(cartpole(time_limit=LIMIT), (0,))
 CASES = {
     "cartpole.reset": Case(cartpole().reset, key),
     "cartpole.step": Case(in_two(cartpole(time_limit=LIMIT).step), carts, step=True),
     "pendulum.reset": Case(pendulum().reset, key),
     "pendulum.step": Case(in_two(pendulum(time_limit=LIMIT).step), rods, step=True),
+    "mountaincar.reset": Case(mountaincar().reset, key),
+    "mountaincar.step": Case(in_two(mountaincar(time_limit=LIMIT).step), cars, step=True),
+    "rooms.reset": Case(rooms().reset, key),
+    "rooms.step": Case(in_two(TWO_ROOMS.step), walkers, step=True),
     "recall.reset": Case(REMEMBERED.reset, key),
     "recall.step": Case(in_two(REMEMBERED.step), cued, step=True),
     "observe_only.reset": Case(POSITION.reset, key),
@@ -79,5 +101,7 @@ CASES = {
     ),
     "autoreset cartpole": Case(autoreset(cartpole(time_limit=LIMIT)), carts, step=True),
     "autoreset pendulum": Case(autoreset(pendulum(time_limit=LIMIT)), rods, step=True),
+    "autoreset mountaincar": Case(autoreset(mountaincar(time_limit=LIMIT)), cars, step=True),
+    "autoreset rooms": Case(autoreset(TWO_ROOMS), walkers, step=True),
     "autoreset recall": Case(autoreset(REMEMBERED), cued, step=True),
 }
