@@ -338,6 +338,18 @@ def test_log_normal_cdf_is_that_of_torch_far_out_too():
     torch.testing.assert_close(slope.double(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_log_normal_cdf_keeps_its_digits_where_it_is_all_but_zero():
+    z = torch.linspace(-1, 9, 1001)
+    actual, expected = distributions.log_normal_cdf(z), torch.special.log_ndtr(z.double())
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=0)
+
+
+def test_the_likelihood_at_a_limit_is_finite_where_the_deviation_is_none():
+    args = torch.tensor([1.0]), torch.zeros(1), torch.tensor([-200.0])
+    slopes = torch.func.grad(lambda *args: distributions.clipped_gaussian_log_prob(*args).sum())
+    assert distributions.clipped_gaussian_log_prob(*args).isfinite() and slopes(*args).isfinite()
+
+
 @given(st.floats(-6, 6), st.floats(-2, 1.5))
 def test_the_likelihood_of_executed_actions_adds_up_to_one(mean, log_std):
     """Density between the limits, probability at them."""

@@ -13,12 +13,21 @@ from optinfra.check import (
     require_integer,
     require_number,
 )
-from optinfra.distributions import Distribution, PolicyOutputs, hybrid, mask_logits
+from optinfra.distributions import PolicyOutputs, hybrid, mask_logits
+from optinfra.learners.acting import (
+    Acting,
+    act,
+    critic,
+    executed_log_prob,
+    greedy,
+    normalized,
+    observe,
+    values_of,
+)
 from optinfra.learners.batch import (
     PPOBatch,
     blanked,
     check_batch,
-    check_obs,
     check_sequences,
     check_streams,
     live_rows,
@@ -38,8 +47,6 @@ from optinfra.networks import ActorCritic, RecurrentActorCritic, without_memory
 from optinfra.schedules import constant
 from optinfra.transforms import global_norm, raveled, scale_by_adam, skip_nonfinite
 from optinfra.types import (
-    Act,
-    Action,
     Key,
     Learner,
     Memories,
@@ -51,7 +58,7 @@ from optinfra.types import (
     Stats,
     Transform,
 )
-from optinfra.values import Critic, rollout_values, trajectory_values
+from optinfra.values import rollout_values, trajectory_values
 
 Clipped = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]  # (new, old, aim, ε, mask)
 
@@ -136,11 +143,11 @@ def ppo(
     require_number("value_coef", value_coef, 0.0)
     require_integer("burn_in", burn_in, 0)
     recurrent = isinstance(network, RecurrentActorCritic)
+    whole = network if isinstance(network, RecurrentActorCritic) else without_memory(network)
+    acting = Acting(spec, hybrid(spec.action), whole.policy, recurrent, normalize)
     rule = _Rule(
-        network=network if isinstance(network, RecurrentActorCritic) else without_memory(network),
-        recurrent=recurrent,
-        spec=spec,
-        distribution=hybrid(spec.action),
+        acting=acting,
+        network=whole,
         transform=transform or skip_nonfinite(raveled(scale_by_adam())),
         surrogate=surrogate,
         value_loss=value_loss,
@@ -150,28 +157,22 @@ def ppo(
             _as_schedule("entropy_coef", entropy_coef),
         ),
         value_coef=value_coef,
-        normalize=normalize,
         burn_in=burn_in,
     )
-    critic = Critic(
-        partial(_judged, rule, rule.network.values),
-        partial(_judged, rule, rule.network.values_and_memories),
-    )
+    judge = critic(acting, whole.values, whole.values_and_memories)
     return Learner(
-        init=lambda key: _init(rule, key),
-        memories=rule.network.memories,
-        act=lambda params, obs, memory, key: _act(rule, params, obs, memory, key),
-        greedy=lambda params, obs, memory: _greedy(rule, params, obs, memory),
-        observe=lambda state, obs, mask: _observe(rule, state, obs, mask),
-        values=lambda params, obs, memory=(), reset=None: critic.values(params, obs, memory, reset)[
-            0
-        ],
-        executed_log_prob=partial(_executed_log_prob, rule),
-        update=lambda state, batch: _update(rule, state, batch),
+        init=partial(_init, rule),
+        memories=whole.memories,
+        act=partial(act, acting),
+        greedy=partial(greedy, acting),
+        observe=partial(observe, acting),
+        values=values_of(judge),
+        executed_log_prob=partial(executed_log_prob, acting),
+        update=partial(_update, rule),
         trajectory_values=trajectory_values(
-            critic, sequence_length=sequence_length, ignore_done=ignore_done
+            judge, sequence_length=sequence_length, ignore_done=ignore_done
         ),
-        rollout_values=rollout_values(critic),
+        rollout_values=rollout_values(judge),
     )
 
 
@@ -186,23 +187,20 @@ class _Scheduled(NamedTuple):
 class _Rule(NamedTuple):
     """What is static about one PPO."""
 
+    acting: Acting
     network: RecurrentActorCritic
-    recurrent: bool
-    spec: Spec
-    distribution: Distribution
     transform: Transform
     surrogate: Clipped
     value_loss: Clipped
     schedules: _Scheduled
     value_coef: float
-    normalize: bool
     burn_in: int
 
 
 def _init(rule: _Rule, key: Key) -> PPOState:
     key, key_weights = random.split(key).unbind()
     weights = rule.network.init(key_weights)
-    running = tuple(moments.init(shape, device=key.device) for shape in rule.spec.obs)
+    running = tuple(moments.init(shape, device=key.device) for shape in rule.acting.spec.obs)
     hyper = PPOHyper(
         learning_rate=rule.schedules.learning_rate.init(),
         clip_range=rule.schedules.clip_range.init(),
@@ -210,7 +208,7 @@ def _init(rule: _Rule, key: Key) -> PPOState:
         value_coef=torch.tensor(rule.value_coef, dtype=torch.float32),
     )
     return PPOState(
-        params=PPOParams(weights, running if rule.normalize else ()),
+        params=PPOParams(weights, running if rule.acting.normalize else ()),
         opt=rule.transform.init(weights),
         hyper=tree.map(lambda x: x.to(key.device), hyper),
         steps=torch.zeros((), dtype=torch.int64, device=key.device),
@@ -218,79 +216,12 @@ def _init(rule: _Rule, key: Key) -> PPOState:
     )
 
 
-def _act(rule: _Rule, params: PPOParams, obs: Obs, memory: PyTree, key: Key) -> Act:
-    outputs, memory = _policy(rule, params, obs, memory)
-    action, log_prob = rule.distribution.sample(outputs, key)
-    return Act(action, rule.distribution.executed(action), log_prob, memory)
-
-
-def _greedy(rule: _Rule, params: PPOParams, obs: Obs, memory: PyTree) -> Act:
-    outputs, memory = _policy(rule, params, obs, memory)
-    action = rule.distribution.mode(outputs)
-    log_prob = rule.distribution.log_prob(outputs, action)
-    return Act(action, rule.distribution.executed(action), log_prob, memory)
-
-
-def _policy(
-    rule: _Rule, params: PPOParams, obs: Obs, memory: PyTree
-) -> tuple[PolicyOutputs, PyTree]:
-    """Ask the policy at one time: a sequence of one step where it remembers."""
-    obs = _normalized(rule, params, obs)
-    if not rule.recurrent:
-        return rule.network.policy(params.weights, obs, memory, None)
-    if not isinstance(memory, Tensor):
-        raise ValueError(f"`memory` must be what the policy remembers, [*B, M], got {memory}.")
-    sequence = tree.map(lambda x: x[None], obs)
-    outputs, memory = rule.network.policy(params.weights, sequence, memory, None)
-    return tree.take(outputs, 0), memory
-
-
-def _executed_log_prob(
-    rule: _Rule,
-    params: PPOParams,
-    obs: Obs,
-    action: Action,
-    action_mask: PyTree = (),
-    memory: PyTree = (),
-    reset: Tensor | None = None,
-) -> Tensor:
-    obs = _normalized(rule, params, obs)
-    outputs, _ = rule.network.policy(params.weights, obs, memory, reset)
-    if isinstance(action_mask, Tensor):
-        outputs = outputs._replace(logits=mask_logits(outputs.logits, action_mask))
-    return rule.distribution.executed_log_prob(outputs, action)
-
-
-def _observe(rule: _Rule, state: PPOState, obs: Obs, mask: Tensor) -> PPOState:
-    check_obs(rule.spec, obs)
-    running = tuple(moments.update(m, x, mask) for m, x in zip(state.params.moments, obs))
-    return state._replace(params=state.params._replace(moments=running))
-
-
-def _judged(
-    rule: _Rule,
-    values: Callable[[Params, Obs, PyTree, Tensor | None], tuple[dict[str, Tensor], PyTree]],
-    params: PPOParams,
-    obs: Obs,
-    memory: PyTree,
-    reset: Tensor | None,
-) -> tuple[dict[str, Tensor], PyTree]:
-    return values(params.weights, _normalized(rule, params, obs), memory, reset)
-
-
-def _normalized(rule: _Rule, params: PPOParams, obs: Obs) -> Obs:
-    check_obs(rule.spec, obs)
-    if not rule.normalize:
-        return obs
-    return tuple(moments.normalize(m, x) for m, x in zip(params.moments, obs))
-
-
 def _update(rule: _Rule, state: PPOState, batch: PPOBatch) -> tuple[PPOState, Stats]:
-    if rule.recurrent:
+    if rule.acting.recurrent:
         check_sequences(batch, rule.burn_in)
-    check_batch(rule.spec, batch)
+    check_batch(rule.acting.spec, batch)
     batch = blanked(batch)
-    if rule.recurrent:
+    if rule.acting.recurrent:
         batch = time_first(batch)
     # Otherwise parameters that require a gradient would keep the graph of every update so far.
     batch, weights = tree.map(Tensor.detach, (batch, state.params.weights))
@@ -309,7 +240,7 @@ def _run(
     rule: _Rule, weights: Params, obs: Obs, batch: PPOBatch
 ) -> tuple[PolicyOutputs, dict[str, Tensor]]:
     """Run both networks over the batch; a burn-in ends with a memory that has no past."""
-    reset = batch.reset if rule.recurrent else None
+    reset = batch.reset if rule.acting.recurrent else None
     k = rule.burn_in
     if not k:
         return rule.network.policy_and_values(weights, obs, batch.memory, reset)
@@ -328,12 +259,12 @@ def _run(
 def _loss(
     rule: _Rule, state: PPOState, now: _Scheduled, batch: PPOBatch, weights: Params
 ) -> tuple[Tensor, Stats]:
-    obs = _normalized(rule, state.params, batch.obs)
+    obs = normalized(rule.acting, state.params, batch.obs)
     outputs, values = _run(rule, weights, obs, batch)
     check_streams(values, batch)
     outputs = outputs._replace(logits=mask_logits(outputs.logits, batch.action_mask))
-    log_prob = rule.distribution.log_prob(outputs, batch.action)
-    entropy = masked_mean(rule.distribution.entropy(outputs), batch.mask)
+    log_prob = rule.acting.distribution.log_prob(outputs, batch.action)
+    entropy = masked_mean(rule.acting.distribution.entropy(outputs), batch.mask)
     policy_loss = rule.surrogate(
         log_prob, batch.log_prob, batch.advantages, now.clip_range, batch.mask
     )
