@@ -4,7 +4,7 @@ import torch
 
 from optinfra import networks, random, tree
 from optinfra.iteration import Rollout, iteration
-from optinfra.learners import PPOBatch, ppo
+from optinfra.learners import PPOBatch, SACBatch, ppo, sac
 from optinfra.signals import extrinsic
 from optinfra.types import Action, ActionSpec, Memories, Spec, Trajectory, Transitions
 
@@ -146,3 +146,29 @@ def spoiled(rows, worst_float, worst_choice):
 def double(xs):
     """In float64, so that a law can be tight; what is no float stays."""
     return tree.map(lambda x: x.double() if x.is_floating_point() else x, xs)
+
+
+def soft_learner(spec=SPEC, streams=STREAMS, *, memory_size=None, normalize=True, **options):
+    network = networks.soft_actor_critic(
+        spec, streams, memory_size=memory_size, hidden_units=8, num_layers=1
+    )
+    return sac(network, spec, normalize=normalize, **options)
+
+
+def soft_batch(seed, *rows, spec=SPEC, streams=STREAMS, memory_size=None):
+    """Transitions of random numbers for SAC; sequences `[N, S]` with a memory."""
+    seen = transitions(seed, *rows, spec=spec)
+    batch = SACBatch(
+        obs=seen.obs,
+        next_obs=seen.next_obs,
+        action=seen.action,
+        action_mask=torch.ones(*rows, spec.action.choices, dtype=torch.bool),
+        rewards={name: normal(seed + 40, *rows) for name in streams},
+        discounts={name: torch.full(rows, 0.9) for name in streams},
+        terminated=seen.terminated,
+        mask=seen.mask,
+    )
+    if memory_size is None:
+        return batch
+    memories = (normal(seed + 90 + i, rows[0], memory_size) for i in range(2))
+    return batch._replace(memory=Memories(*memories))

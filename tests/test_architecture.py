@@ -16,7 +16,7 @@ FLOORS = [  # a floor may import only floors above it in this list
     {"learners"},
     {"lift"},
     {"iteration"},
-    {"settings", "checkpoint", "demos", "envs", "testing", "agents"},
+    {"settings", "checkpoint", "demos", "envs", "testing", "agents", "store"},
     {"train"},
     {"mlagents"},
     {"cli"},

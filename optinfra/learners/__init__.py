@@ -5,3 +5,8 @@ from optinfra.learners.ppo import PPOHyper as PPOHyper
 from optinfra.learners.ppo import PPOParams as PPOParams
 from optinfra.learners.ppo import PPOState as PPOState
 from optinfra.learners.ppo import ppo as ppo
+from optinfra.learners.sac import SACHyper as SACHyper
+from optinfra.learners.sac import SACParams as SACParams
+from optinfra.learners.sac import SACState as SACState
+from optinfra.learners.sac import sac as sac
+from optinfra.learners.soft import SACBatch as SACBatch

@@ -231,7 +231,7 @@ def recurrent_actor_critic(
     Raises:
       ValueError: an observation is no vector, `cell` is unknown, or `memory_size` does not fit it.
     """
-    hidden, layer = _layer(cell, memory_size)
+    hidden, layer = recurrent_layer(cell, memory_size)
     actor, critic = heads(spec, streams, hidden, initialization)
     encoder = partial(vector_body, spec, hidden_units, num_layers, activation, initialization)
     return separate_recurrent(
@@ -253,14 +253,14 @@ def shared_recurrent_actor_critic(
     initialization: Initialization | None = None,
 ) -> RecurrentActorCritic:
     """Build `recurrent_actor_critic` with one body and layer for both."""
-    hidden, layer = _layer(cell, memory_size)
+    hidden, layer = recurrent_layer(cell, memory_size)
     actor, critic = heads(spec, streams, hidden, initialization)
     encoder = vector_body(spec, hidden_units, num_layers, activation, initialization)
     remembering = Remembering(encoder, layer(hidden_units, hidden), nn.Identity())
     return shared_recurrent(remembering, actor, critic)
 
 
-def _layer(cell: str, memory_size: int) -> tuple[int, type[Recurrent]]:
+def recurrent_layer(cell: str, memory_size: int) -> tuple[int, type[Recurrent]]:
     """Tell H and the kind of the layer that remembers so much."""
     if cell not in LAYERS:
         raise ValueError(f"`cell` must be one of {sorted(LAYERS)}, got {cell!r}.")

@@ -33,7 +33,22 @@ def action(k):
     return Action(wave(k + 9, 4, 2), choices(k))
 
 
+SQUASHED = distributions.squashed(ActionSpec(2, SIZES))
+
+
+def squashed_action(k):
+    return Action(0.9 * wave(k + 9, 4, 2), choices(k))
+
+
 CASES = {
+    "squashed.sample": Case(SQUASHED.sample, lambda k: (outputs(k), key(k))),
+    "squashed.mode": Case(SQUASHED.mode, lambda k: (outputs(k),)),
+    "squashed.log_prob": Case(SQUASHED.log_prob, lambda k: (outputs(k), squashed_action(k))),
+    "squashed.entropy": Case(SQUASHED.entropy, lambda k: (outputs(k),)),
+    "squashed.executed": Case(SQUASHED.executed, lambda k: (squashed_action(k),), graphs=0),
+    "squashed.executed_log_prob": Case(
+        SQUASHED.executed_log_prob, lambda k: (outputs(k), squashed_action(k))
+    ),
     "gaussian_log_prob": Case(
         distributions.gaussian_log_prob, lambda k: (wave(k, 4, 2), *outputs(k)[:2])
     ),

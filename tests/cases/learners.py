@@ -81,7 +81,71 @@ def recurrent_cases_of(name: str) -> dict[str, Case]:
     }
 
 
+def sac_cases_of(variant: str, **options) -> dict[str, Case]:
+    spec, size = options.get("spec", examples.SPEC), options.get("memory_size")
+    learner = examples.soft_learner(**options)
+    leading = (4, 3) if size else (9,)
+
+    def state(k: int):
+        return learner.init(random.key(k))
+
+    def batch(k: int):
+        drawn = examples.soft_batch(100 * k, *leading, spec=spec, memory_size=size)
+        resets = size and "resets" in variant
+        flags = examples.normal(k + 7, *leading) > 1.0
+        return drawn._replace(reset=flags) if resets else drawn
+
+    def seen(k: int, *rows: int):
+        return examples.batch(100 * k, *rows, spec=spec).obs
+
+    def memory(k: int, *rows: int):
+        return examples.normal(k, *rows, size) if size else ()
+
+    def trajectory(k: int):
+        return examples.trajectory(100 * k, 6, 3, memory=memory(k, 3), spec=spec)
+
+    def imitation(k: int):
+        rows = examples.transitions(100 * k, 4, 3, spec=spec)
+        allowed = examples.normal(k, 4, 3, spec.action.choices) > -0.5
+        return rows.obs, rows.action, allowed, memory(k, 3)
+
+    done = torch.tensor([True, False, True])
+    cases = {
+        "init": Case(learner.init, lambda k: (examples.key(k),)),
+        "act": Case(
+            learner.act, lambda k: (state(k).params, seen(k, 9), memory(k, 9), examples.key(k))
+        ),
+        "greedy": Case(learner.greedy, lambda k: (state(k).params, seen(k, 9), memory(k, 9))),
+        "observe": Case(
+            learner.observe, lambda k: (state(k), seen(k, 9), examples.batch(k, 9).mask)
+        ),
+        "update": Case(learner.update, lambda k: (state(k), batch(k)), step=True),
+        "executed_log_prob": Case(
+            learner.executed_log_prob, lambda k: (state(k).params, *imitation(k))
+        ),
+        "trajectory_values": Case(
+            learner.trajectory_values,
+            lambda k: (state(k).params, trajectory(k), seen(k + 1, 3), done),
+        ),
+        "rollout_values": Case(
+            learner.rollout_values, lambda k: (state(k).params, trajectory(k), seen(k + 1, 6, 3))
+        ),
+    }
+    if not size:
+        cases["values"] = Case(learner.values, lambda k: (state(k).params, seen(k, 9)))
+    return {f"sac.{name} {variant}": case for name, case in cases.items()}
+
+
+def only_updates(cases: dict[str, Case]) -> dict[str, Case]:
+    return {name: case for name, case in cases.items() if name.startswith("sac.update")}
+
+
 CASES = {
+    **sac_cases_of("hybrid"),
+    **sac_cases_of("lstm", memory_size=6),
+    **only_updates(sac_cases_of("lstm with resets", memory_size=6)),
+    **only_updates(sac_cases_of("continuous", spec=CONTINUOUS, normalize=False)),
+    **only_updates(sac_cases_of("discrete", spec=Spec(((4,),), ActionSpec(0, (3, 2))))),
     **recurrent_cases_of("lstm"),
     **recurrent_cases_of("gru, burn-in"),
     "ppo.init": Case(PPO.init, lambda k: (examples.key(k),)),

@@ -74,7 +74,33 @@ def recurrent_cases_of(name: str) -> dict[str, Case]:
     }
 
 
+def soft_cases_of(variant: str, memory_size: int | None) -> dict[str, Case]:
+    network = networks.soft_actor_critic(
+        examples.SPEC, memory_size=memory_size, hidden_units=8, num_layers=1
+    )
+
+    def inputs(k: int) -> tuple:
+        seen = examples.trajectory(100 * k, 5, 3)
+        memory = examples.normal(k, 3, 6) if memory_size else ()
+        return network.init(examples.key(k)), seen.obs, memory, seen.terminated
+
+    def judged(k: int) -> tuple:
+        params, obs, _, reset = inputs(k)
+        return params, obs, examples.normal(k, 5, 3, 2), reset
+
+    cases = {
+        "init": Case(network.init, alone),
+        "policy": Case(network.policy, inputs),
+        "values": Case(network.values, inputs),
+        "values_and_memories": Case(network.values_and_memories, inputs),
+        "action_values": Case(lambda *rest: network.action_values(1, *rest), judged),
+    }
+    return {f"soft_actor_critic.{name} {variant}": case for name, case in cases.items()}
+
+
 CASES = {
+    **soft_cases_of("lstm", 6),
+    **soft_cases_of("forgetting", None),
     **{name: initializer_case(initializer) for name, initializer in INITIALIZERS.items()},
     "draw": Case(networks.draw(nn.Linear(3, 2)), alone),
     **cases_of("actor_critic"),
