@@ -15,12 +15,13 @@ from optinfra.settings.support import REFUSED, UNUSED
 from tests.test_architecture import FIRST_SHELL_FLOOR, FLOORS, ROOT
 
 PROJECT = Path(__file__).parents[1]
-PAGES = [PROJECT / "README.md", *sorted(PROJECT.glob("docs/*.md"))]
+PAGES = [PROJECT / "README.md", *sorted(PROJECT.glob("docs/**/*.md"))]
 NOTEBOOKS = sorted(PROJECT.glob("notebooks/*.ipynb"))
 REDUCED = {  # what notebooks read at their top
     "01_compose_an_update.ipynb": ("NOTEBOOK_ITERATIONS", "3"),
     "02_memory_by_property.ipynb": ("NOTEBOOK_EXAMPLES", "20"),
     "03_many_agents.ipynb": ("NOTEBOOK_AGENTS", "16"),
+    "04_rewards_and_demos.ipynb": ("NOTEBOOK_SHARE", "0.05"),
 }
 LONGEST = 300  # seconds of a reduced notebook's cell, on a machine that is busy with others
 HOME = r"/(?:home|Users|root|tmp|work|usr|opt|var|private)/|[A-Z]:\\"  # beginnings of paths
@@ -81,7 +82,7 @@ def test_readme_has_both_commands_as_blocks_of_their_own():
     assert commands[:2] == list(COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "plot"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "record", "plot"])
 def test_every_option_of_a_command_is_described(command, capsys):
     with pytest.raises(SystemExit):
         cli.main([command, "--help"])
@@ -94,6 +95,11 @@ def test_every_option_of_a_command_is_described(command, capsys):
 
 SETTINGS = (PROJECT / "docs" / "settings.md").read_text()
 DOCUMENTED = re.findall(r"^\| `([\w.]+)` \| `(.+?)` \| ", SETTINGS, re.MULTILINE)
+REQUIRED = re.findall(r"^\| `([\w.]+)` \| – \| ", SETTINGS, re.MULTILINE)
+ALL_BLOCKS = {
+    "reward_signals": {"extrinsic": {}, "gail": {"demo_path": "a.demo"}},
+    "behavioral_cloning": {"demo_path": "a.demo"},
+}
 
 
 def defaults():
@@ -107,7 +113,7 @@ def defaults():
             else:
                 yield here, value
 
-    run = yaml.safe_load(settings.dump(settings.load({"behaviors": {"a": {}}})))
+    run = yaml.safe_load(settings.dump(settings.load({"behaviors": {"a": ALL_BLOCKS}})))
     behavior = run.pop("behaviors")["a"]
     return dict([*leaves(behavior, ""), *leaves(run, "")])
 
@@ -121,7 +127,7 @@ def test_documented_defaults_are_the_defaults():
 
 
 def test_every_setting_is_documented_or_said_to_be_refused_or_without_effect():
-    described = {path for path, _ in DOCUMENTED}
+    described = {path for path, _ in DOCUMENTED} | {*REQUIRED}
     ruled = [rule.path for rule in (*REFUSED, *UNUSED)]
     for path in defaults():
         assert path in described or any(f"{path}.".startswith(f"{rule}.") for rule in ruled), path

@@ -95,6 +95,29 @@ def test_what_is_added_has_the_highest_priority_there_ever_was():
     assert torch.allclose(store.levels[0][:4], torch.tensor([0.5, 0.5, 8.0, 8.0]), rtol=1e-5)
 
 
+@pytest.mark.parametrize("errors", [[5.0, 1.0, 2.0], [1.0, 5.0, 2.0]])
+def test_the_greater_of_two_errors_of_one_row_counts(errors):
+    store = store_of(exponent=1.0)
+    store.add(transitions(1, 20, LANES, masked=0.0))
+    store.prioritize(torch.tensor([3, 3, 6]), torch.tensor(errors))
+    assert torch.allclose(store.levels[0][[3, 6]], torch.tensor([5.0, 2.0]), rtol=1e-5)
+
+
+def test_priorities_come_back_with_the_highest_there_was(tmp_path):
+    store, other = store_of(), store_of()
+    made = transitions(1, 3, LANES, masked=0.0)
+    store.add(made)
+    store.prioritize(torch.arange(6), torch.full((6,), 50.0))
+    store.prioritize(torch.arange(6), torch.arange(6.0))
+    store.save(tmp_path / "a.safetensors")
+    other.add(transitions(2, 20, LANES, masked=0.0))  # beyond what the file holds
+    other.load(tmp_path / "a.safetensors")
+    assert_same(other.levels, store.levels)
+    for now in (store, other):
+        now.add(made)
+    assert_same(other.levels, store.levels)
+
+
 def test_errors_beyond_measure_leave_the_sums_finite():
     store = store_of(exponent=1.0)
     store.add(transitions(1, 20, LANES, masked=0.0))
