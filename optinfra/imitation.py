@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from optinfra import random, tree
+from optinfra import tree
 from optinfra.check import require_dtype, require_leading, require_number
 from optinfra.losses import masked_mean
 from optinfra.schedules import constant
@@ -61,7 +61,8 @@ def behavioral_cloning(
     Returns:
       An `Imitation` over `CloningState`; `update(state, params, steps, batch)` makes one step
       on one minibatch of `Transitions`. `params` has the learner's `weights`, `steps` `[]` is
-      the time of the schedule. Its stat is `pretraining_loss`, L in nats.
+      the time of the schedule. Its stats are `pretraining_loss`, L in nats, and
+      `pretraining_learning_rate`, η.
 
     Raises:
       ValueError: the learning rate is out of range; or, from `update`, a shape disagrees.
@@ -114,7 +115,7 @@ def _update(
     grads, value = grad_and_value(loss)(weights)
     opt, directions = rule.transform.update(state.opt, grads, weights)
     learnt = tree.map(lambda w, u: w - rate * u, weights, directions)
-    stats = {"pretraining_loss": value.detach(), "pretraining_learning_rate": rate}
+    stats = {"pretraining_loss": value, "pretraining_learning_rate": rate}
     return (
         state._replace(opt=tree.where(works, opt, state.opt)),
         params._replace(weights=tree.where(works, learnt, weights)),
@@ -131,9 +132,8 @@ def _loss(rule: _Rule, params: PyTree, batch: Transitions, weights: PyTree) -> T
         params._replace(weights=weights), batch.obs, batch.action, batch.action_mask, memory
     )
     dimensions = batch.action.continuous.shape[-1]
-    parts = log_prob[..., :dimensions], log_prob[..., dimensions:]
-    means = [masked_mean(part, batch.mask) for part in parts if part.shape[-1]]
-    return -sum(means[1:], means[0])
+    continuous, discrete = log_prob[..., :dimensions], log_prob[..., dimensions:]
+    return -(masked_mean(continuous, batch.mask) + masked_mean(discrete, batch.mask))
 
 
 def _blanked(batch: Transitions, *, sequences: bool) -> Transitions:
@@ -150,7 +150,6 @@ def _check(batch: Transitions, *, sequences: bool) -> None:
     rows = batch.mask.shape
     if sequences and len(rows) != 2:
         raise ValueError(f"`mask` must have shape [N, S], got {list(rows)}.")
-    require_dtype("mask", batch.mask, torch.bool)
     require_dtype("action.discrete", batch.action.discrete, torch.int64)
     for name, column in batch._asdict().items():
         for x in tree.leaves(column):

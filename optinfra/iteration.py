@@ -25,6 +25,7 @@ from optinfra.signals.faults import (
     mean_report,
     no_progress,
     no_reward,
+    require_state,
     unguarded,
 )
 from optinfra.types import (
@@ -41,7 +42,6 @@ from optinfra.types import (
     Trajectory,
     Transitions,
 )
-
 
 IMITATION = ":imitation"  # what its key is drawn by; no signal is called so
 
@@ -148,15 +148,16 @@ def iteration(
       guard: applied to each function of a signal, after `stage`: it may catch exceptions.
 
     Returns:
-      An `Iteration`. Its stats are those of the learner, of the signals and of the
-      imitation, and per stream `<name>_reward` and `<name>_value`, means over the valid
-      rows, and `<name>_failures`.
+      An `Iteration`. Its stats are those of the learner and of the imitation, those of each
+      signal, which begin with its name or are given it, and per stream `<name>_reward` and
+      `<name>_value`, means over the valid rows, and `<name>_failures`.
 
     Raises:
       ValueError: a number is out of range, there is no signal, or a name of `ignore_done`
         is no signal's; or, from `update`, a shape disagrees, or the signals are not those
         that the learner has values for.
-      TypeError: from `update`, a flag of the rollout is not bool.
+      TypeError: from `init`, a signal's state has no strength, no gamma, or what is no
+        tensor; or, from `update`, a flag of the rollout is not bool.
     """
     require_number("gae_lambda", gae_lambda, 0.0, 1.0)
     if time_horizon is not None and time_horizon < 1:
@@ -176,12 +177,15 @@ def iteration(
         key_learner, key_signals = random.split(key).unbind()
         learnt = learner.init(key_learner)
         key_imitation = random.fold_in(key_signals, hashes[IMITATION])
+        own = {
+            name: signal.init(random.fold_in(key_signals, hashes[name]))
+            for name, signal in signals.items()
+        }
+        for name, state in own.items():
+            require_state(name, state)
         return IterationState(
             learner=learnt,
-            signals={
-                name: signal.init(random.fold_in(key_signals, hashes[name]))
-                for name, signal in signals.items()
-            },
+            signals=own,
             failures={
                 name: torch.zeros((), dtype=torch.int64, device=key.device) for name in signals
             },
@@ -247,7 +251,7 @@ def iteration(
                 reports[name].append(report)
         state = state._replace(learner=learnt, signals=own)
         state, signal_stats = _counted(state, judged, reports)
-        stats = stats | mean_stats(learner_stats) | signal_stats
+        stats = signal_stats | stats | mean_stats(learner_stats)
         if imitation is None:
             return state, stats
         cloned, params, now = imitation.update(state.imitation, learnt.params, learnt.steps)
@@ -338,13 +342,20 @@ def _counted(
     state: IterationState, judged: Mapping[str, Judged], reports: Mapping[str, list[Report]]
 ) -> tuple[IterationState, Stats]:
     """Count the signals that failed, and average the stats of the others."""
-    failures, stats = dict(state.failures), {}
+    failures: dict[str, Tensor] = dict(state.failures)
+    stats: Stats = {}
     for name, own in judged.items():
         failed = reduce(or_, (report.failed for report in reports.get(name, ())), ~own.live)
         failures[name] = failures[name] + failed.to(torch.int64)
-        stats[f"{name}_failures"] = failures[name].to(torch.float32)
-        stats |= mean_report(reports.get(name, []))
-    return state._replace(failures=failures), stats
+        stats |= _prefixed(name, mean_report(reports.get(name, [])))
+    counts = {f"{name}_failures": number.to(torch.float32) for name, number in failures.items()}
+    return state._replace(failures=failures), stats | counts
+
+
+def _prefixed(name: str, stats: Stats) -> Stats:
+    """Let no stat of one signal pass for another's, or for the learner's."""
+    own = f"{name}_"
+    return {stat if stat.startswith(own) else own + stat: x for stat, x in stats.items()}
 
 
 def _as_rows(lesson: Lesson, axes: int) -> Lesson:

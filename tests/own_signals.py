@@ -58,6 +58,23 @@ def breaking(updates):
     return 0.0
 
 
+def refusing(*_):
+    raise KeyError("scale")
+
+
+def without_strength(asked):
+    return Made(signal(asked, lambda updates: 0.0).signal._replace(init=lambda key: ()))
+
+
+def beginning(asked):
+    return Made(signal(asked, lambda updates: 0.0).signal._replace(init=refusing))
+
+
+register("refusing", refusing)
+register("beginning", beginning)
+register("stateless", without_strength)
+register("unwrapped", lambda asked: signal(asked, lambda updates: 0.0).signal)
+register("gamma", lambda asked: signal(asked, late(math.nan)))
 register("breaking", lambda asked: signal(asked, breaking))
 register("counting", lambda asked: signal(asked, lambda updates: 0.0))
 register("endless", lambda asked: signal(asked, lambda updates: 0.0, ignore_done=True))

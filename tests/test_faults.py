@@ -14,6 +14,7 @@ from torch.func import vmap
 from optinfra import random, tree
 from optinfra.iteration import iteration
 from optinfra.learners import ppo
+from optinfra.learners.batch import live_rows
 from optinfra.lift import ensemble, members
 from optinfra.networks import actor_critic
 from optinfra.signals import extrinsic
@@ -25,6 +26,7 @@ from optinfra.signals.faults import (
     mean_report,
     no_progress,
     no_reward,
+    require_state,
 )
 from optinfra.types import Signal
 from tests import examples
@@ -83,7 +85,9 @@ def composed(signals, streams=None, **options):
         examples.SPEC,
         normalize=True,
     )
-    return iteration(learner, signals, num_epochs=2, batch_size=4, guard=catching, **options)
+    return iteration(
+        learner, signals, **({"num_epochs": 2, "batch_size": 4, "guard": catching} | options)
+    )
 
 
 def faulty(kind: str, where: str = "evaluate") -> Signal:
@@ -125,6 +129,16 @@ def test_all_but_a_signal_that_fails_is_bit_for_bit_as_without_it(kind):
         chex.assert_trees_all_equal(*({name: s[name] for name in shared} for s in (now, before)))
     assert [now["bad_failures"].item() for now in stats] == [1, 2, 3]
     assert stats[-1]["good_failures"] == 0
+
+
+def test_a_signal_that_fails_in_another_precision_rounds_nothing():
+    one = faulty("nan")
+    double = one._replace(evaluate=lambda state, batch: one.evaluate(state, batch).double())
+    good = {"extrinsic": extrinsic(), "good": other()}
+    alone, _ = run(composed(good))
+    beside, _ = run(composed({**good, "bad": double}))
+    expected = alone.learner.params.weights
+    chex.assert_trees_all_equal(without(beside.learner.params.weights, "bad"), expected)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -194,6 +208,82 @@ def test_failures_are_a_members_own():
         chex.assert_trees_all_close(member, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["sound", "raise"])
+def test_members_are_lifted_function_by_function_as_well(kind):
+    """With the stage inside of the guard, an exception is caught for all members at once."""
+    it = other() if kind == "sound" else faulty("raise")
+    one = composed({"extrinsic": extrinsic(), "it": it})
+    lifted = composed({"extrinsic": extrinsic(), "it": it}, stage=ensemble)
+    start = vmap(one.init)(random.split(KEY, 3))
+    many, stats = lifted.update(start, tree.stack(ROLLOUTS))
+    assert stats["it_failures"].tolist() == [kind == "raise"] * 3
+    for k, (member, alone) in enumerate(zip(members(many), members(start))):
+        expected, _ = one.update(alone, ROLLOUTS[k])
+        chex.assert_trees_all_close(member, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_signal_that_has_nothing_to_learn_is_not_asked_to():
+    asked = []
+
+    def telling(name, function, otherwise):
+        asked.append((name, otherwise))
+        return function
+
+    composed({"extrinsic": extrinsic(), "it": other()}, guard=telling)
+    assert sorted(asked, key=str) == sorted(
+        [("extrinsic", no_reward), ("it", no_reward), ("it", no_progress)], key=str
+    )
+
+
+FORMS = {
+    "shape": lambda state: state._replace(weights=torch.ones(1)),
+    "dtype": lambda state: state._replace(weights=state.weights.double()),
+    "structure": lambda state: {"weights": state.weights},
+    "discount": lambda state: state._replace(gamma=torch.full((1,), 0.9)),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_signal_that_changes_the_form_of_its_state_does_not_learn(form):
+    broken = other()._replace(update=lambda state, batch: (FORMS[form](state), {}))
+    with pytest.raises((ValueError, TypeError)):
+        learn(broken)(broken.init(KEY), torch.tensor(True), examples.transitions(0, 5))
+
+    def catching(name, function, otherwise):
+        def call(*arguments):
+            try:
+                return function(*arguments)
+            except (ValueError, TypeError):
+                return otherwise(*arguments)
+
+        return call
+
+    one = composed({"extrinsic": extrinsic(), "it": broken}, guard=catching)
+    start = one.init(KEY)
+    end, stats = run(one, start)
+    chex.assert_trees_all_equal(end.signals["it"], start.signals["it"])
+    assert stats[-1]["it_failures"] == 3
+
+
+def test_stats_of_a_signal_hide_no_others_and_need_not_be_the_same_every_time():
+    updates = []
+
+    def update(state, batch):
+        updates.append(batch)
+        name = "loss" if len(updates) % 2 else "value_loss"
+        said = {name: torch.tensor(77.0), "it_extra": torch.tensor(len(updates))}
+        return state, said | {"failures": torch.tensor(9.0), "reward": torch.tensor(9.0)}
+
+    names = ("extrinsic", "it")
+    _, expected = run(composed(dict(zip(names, (extrinsic(), other())))))
+    _, stats = run(composed(dict(zip(names, (extrinsic(), other()._replace(update=update))))))
+    new = {"it_loss", "it_value_loss", "it_extra"}
+    assert set(stats[0]) - set(expected[0]) == new
+    assert (stats[0]["it_loss"], stats[0]["it_extra"]) == (77, 3.5)  # of six updates
+    for name in set(expected[0]) - {"it_other_loss"}:
+        assert torch.equal(stats[0][name], expected[0][name]), name
+
+
 def test_a_reward_that_is_not_finite_in_a_row_that_does_not_count_is_no_failure():
     rollout = ROLLOUTS[0]
     assert not rollout.mask.all()
@@ -220,10 +310,62 @@ def test_one_number_that_is_not_finite_among_the_rewards_is_a_failure(seed, row,
     state = other().init(KEY)
     spoilt = batch.rewards.clone()
     spoilt[row] = number
-    out = judge(extrinsic())(state, batch._replace(rewards=spoilt))
+    plain = other()._replace(evaluate=lambda state, batch: batch.rewards)  # masks nothing itself
+    out = judge(plain)(state, batch._replace(rewards=spoilt))
     assert out.live == (not batch.mask[row])
     expected = torch.where(batch.mask, 0.5 * batch.rewards, 0.0)
     assert torch.equal(out.rewards, expected if out.live else torch.zeros(12))
+
+
+def test_a_discount_that_is_not_finite_spoils_no_other_stream():
+    one, alone = (
+        composed({"extrinsic": extrinsic(), "it": other()}),
+        composed({"extrinsic": extrinsic()}),
+    )
+    start = tree.replace(one.init(KEY), {"signals/it/gamma": torch.tensor(math.nan)})
+    (end, stats), (expected, _) = run(one, start), run(alone)
+    assert stats[-1]["it_failures"] == 3
+    weights = without(end.learner.params.weights, "heads.it")
+    chex.assert_trees_all_equal(weights, expected.learner.params.weights)
+    assert all(x.isfinite().all() for x in end.learner.params.weights.values())
+
+
+@given(st.integers(0, 10**6))
+def test_a_row_in_which_a_stream_has_failed_counts_for_nothing_but_its_value(seed):
+    learner, batch = examples.learner(), examples.batch(seed, 12)
+    state, live = learner.init(KEY), examples.normal(seed + 1, 12) > 0
+    spoilt = torch.where(live, batch.returns["extrinsic"], math.nan)
+    out, stats = learner.update(
+        state, batch._replace(returns={"extrinsic": spoilt}, live={"extrinsic": live})
+    )
+    assert all(x.isfinite().all() for x in tree.leaves((out, stats)))
+    _, fewer = learner.update(state, batch._replace(mask=batch.mask & live))
+    _, all_rows = learner.update(state, batch)
+    for name in ("value_loss", "explained_variance"):
+        torch.testing.assert_close(stats[name], fewer[name])
+    assert torch.equal(stats["policy_loss"], all_rows["policy_loss"])
+    rows = live_rows(batch._replace(live={"extrinsic": live}))
+    assert torch.equal(rows["extrinsic"], batch.mask & live)
+
+
+def test_a_learner_refuses_by_name_what_cannot_tell_which_stream_has_failed():
+    learner, batch = examples.learner(), examples.batch(0, 4)
+    rows = batch.mask
+    for live, error, message in [
+        (
+            {"extrinsic": rows.float()},
+            TypeError,
+            r"`live\['extrinsic'\]` must have dtype torch.bool",
+        ),
+        ({"extrinsic": rows[:2]}, ValueError, r"`live\['extrinsic'\]` must have shape \[4\], got"),
+        (
+            {"other": rows},
+            ValueError,
+            r"`live` must have the streams of the network, \['extrinsic'\]",
+        ),
+    ]:
+        with pytest.raises(error, match=message):
+            learner.update(learner.init(KEY), batch._replace(live=live))
 
 
 def test_a_discount_or_a_strength_that_is_not_finite_is_a_failure():
@@ -238,6 +380,47 @@ def test_rewards_of_another_shape_are_refused():
     wrong = extrinsic()._replace(evaluate=lambda state, batch: batch.rewards[:2])
     with pytest.raises(ValueError, match=r"`rewards` must have shape \[\*N\] = \[5\], got \[2\]"):
         judge(wrong)(other().init(KEY), examples.transitions(0, 5))
+
+
+def test_rewards_come_in_the_precision_of_the_environments():
+    batch, whole = examples.transitions(0, 5), torch.arange(5)
+    for rewards in (whole, whole.double(), whole.bool(), whole.half().requires_grad_()):
+        signal = other()._replace(evaluate=lambda state, batch, x=rewards: x)
+        out = judge(signal)(other().init(KEY), batch)
+        assert out.rewards.dtype == torch.float32 and out.live and not out.rewards.requires_grad
+        assert torch.equal(out.rewards, torch.where(batch.mask, 0.5 * rewards.float(), 0.0))
+
+
+def test_an_update_leaves_no_graph_behind():
+    def update(state, batch):
+        weights = state.weights.clone().requires_grad_() * 2
+        return state._replace(weights=weights), {"loss": weights.sum()}
+
+    signal, live = other()._replace(update=update), torch.tensor(True)
+    after, report = learn(signal)(signal.init(KEY), live, examples.transitions(0, 5))
+    assert not any(x.requires_grad for x in tree.leaves((after, report)))
+
+
+def test_a_stat_is_one_number():
+    signal = other()._replace(update=lambda state, batch: (state, {"loss": torch.ones(2)}))
+    with pytest.raises(ValueError, match=r"`loss` must have shape \[\], got \[2\]"):
+        learn(signal)(signal.init(KEY), torch.tensor(True), examples.transitions(0, 5))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gamma": 0.9}, r"have a state with the field `gamma`, a tensor \[\], got 0.9"),
+        ({"strength": torch.ones(1)}, r"field `strength`, a tensor \[\], got tensor\(\[1.\]\)"),
+        ({"weights": 3}, "have a state of tensors, got 3"),
+    ],
+)
+def test_a_signals_state_is_refused_at_the_beginning(changes, message):
+    broken = other()._replace(init=lambda key: other().init(key)._replace(**changes))
+    with pytest.raises(TypeError, match=r"`signals\['it'\]` must .*" + message):
+        composed({"extrinsic": extrinsic(), "it": broken}).init(KEY)
+    with pytest.raises(TypeError, match="field `strength`, a tensor \\[\\], got None"):
+        require_state("it", ())
 
 
 @pytest.mark.parametrize("spoilt", ["state", "stats", "live"])
@@ -277,6 +460,8 @@ def test_stats_are_means_over_the_updates_that_did_not_fail():
     reports = [report(False, 1.0), report(True, math.nan), report(False, 4.0)]
     assert mean_report(reports) == {"loss": torch.tensor(2.5)}
     assert mean_report([report(True, math.nan)]) == {"loss": torch.tensor(0.0)}
+    others = [*reports, Report(torch.tensor(False), {"gain": torch.tensor(3)})]
+    assert mean_report(others) == {"loss": torch.tensor(2.5), "gain": torch.tensor(3.0)}
     exceptions = [Report(torch.tensor(True), {}), *reports]
     assert mean_report(exceptions) == {"loss": torch.tensor(2.5)}
     assert mean_report([Report(torch.tensor(True), {})]) == {} == mean_report([])

@@ -7,14 +7,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.func import vmap
 
 from optinfra import random, schedules, tree
 from optinfra.imitation import behavioral_cloning
 from optinfra.iteration import iteration
 from optinfra.learners import ppo
-from optinfra.lift import cloning_epochs
-from optinfra.networks import actor_critic
-from optinfra.signals import extrinsic
+from optinfra.lift import cloning_epochs, ensemble, members
+from optinfra.lift.epochs import unlifted
+from optinfra.networks import actor_critic, name_hash
+from optinfra.signals import extrinsic, rnd
 from optinfra.transforms import sgd
 from optinfra.types import Action, ActionSpec, Spec, Transitions
 from tests import examples, golden_cases
@@ -260,6 +262,7 @@ def test_an_iteration_imitates_once_after_its_epochs():
     def update(state, params, steps):
         calls.append((params, steps))
         shifted = params._replace(weights=tree.map(lambda x: x + 1, params.weights))
+        state = state._replace(key=state.key + 1)
         return state, shifted, {"pretraining_loss": torch.tensor(2.0)}
 
     imitation = descent()._replace(update=update)
@@ -273,9 +276,88 @@ def test_an_iteration_imitates_once_after_its_epochs():
     ((params, steps),) = calls
     chex.assert_trees_all_equal(params, expected.learner.params)
     assert steps == rollout.mask.sum() and stats["pretraining_loss"] == 2
+    assert torch.equal(state.imitation.key, start.imitation.key + 1)
     weights = expected.learner.params.weights
     chex.assert_trees_all_equal(state.learner.params.weights, tree.map(lambda x: x + 1, weights))
     chex.assert_trees_all_equal(start.learner, plain.init(KEY).learner)
+
+
+def test_imitation_draws_by_a_key_of_its_own_and_changes_no_others_draws():
+    signals = {"extrinsic": extrinsic(), "rnd": rnd(examples.SPEC)}
+    imitates, plain = (
+        iteration(LEARNER, signals, imitation=each, batch_size=4).init(KEY)
+        for each in (descent(), None)
+    )
+    assert plain.imitation == ()
+    chex.assert_trees_all_equal(imitates._replace(imitation=()), plain)
+    own = random.split(KEY)[1]  # the other half is the learner's
+    expected = random.fold_in(own, name_hash(":imitation"))
+    assert torch.equal(imitates.imitation.key, expected)
+
+
+def test_members_imitate_side_by_side_as_each_would_alone():
+    expert = examples.transitions(0, 20)
+
+    def passes(stage):
+        cloning = behavioral_cloning(LEARNER.executed_log_prob, learning_rate=1e-2)
+        return cloning_epochs(cloning, expert, num_epochs=2, batch_size=8, stage=stage)
+
+    keys, alone = random.split(KEY, 3), passes(unlifted)
+    params = vmap(lambda key: LEARNER.init(key).params)(keys)
+    state = vmap(alone.init)(keys, params)
+    steps = torch.zeros(3, dtype=torch.int64)
+    many = passes(ensemble).update(state, params, steps)
+    for k, member in enumerate(members(many)):
+        own = tree.take((state, params, steps), k)
+        chex.assert_trees_all_close(member, alone.update(*own), rtol=1e-4, atol=1e-6)
+        assert not torch.equal(member[0].key, own[0].key)
+
+
+# --- likelihood ---------------------------------------------------------------------------------
+
+
+@given(SEEDS, st.booleans())
+def test_what_is_executed_is_as_likely_as_what_was_drawn(seed, remembers):
+    """Within the limits a density of the third of what was drawn, and the same choice."""
+    learner = REMEMBERING if remembers else LEARNER
+    rollout = examples.rollout(seed, 5, 2)
+    state = learner.observe(learner.init(KEY), rollout.obs, rollout.mask)
+    obs = tree.take(rollout.obs, 0)
+    memory = tree.map(lambda x: x + 0.3, memories((2,), obs[0].device)) if remembers else ()
+    drawn = learner.act(state.params, obs, memory, random.key(seed))
+    time = (lambda x: x[None]) if remembers else (lambda x: x)
+    likely = learner.executed_log_prob(
+        state.params, tree.map(time, obs), tree.map(time, drawn.executed), (), memory
+    ).reshape(2, 4)
+    inside = drawn.action.continuous.abs() < 3
+    assert inside.any()
+    expected = drawn.log_prob[:, :2] + math.log(3)
+    torch.testing.assert_close(likely[:, :2][inside], expected[inside], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(likely[:, 2:], drawn.log_prob[:, 2:], rtol=1e-4, atol=1e-4)
+
+
+@given(SEEDS)
+def test_a_policy_that_remembers_is_reset_where_it_is_told_to_be(seed):
+    params, batch = REMEMBERING.init(KEY).params, examples.transitions(seed, 4, 2)
+    start = memories((2,), torch.device("cpu"))
+    reset = torch.tensor([False, False, True, False])[:, None].expand(4, 2)
+    args = params, batch.obs, batch.action, ()
+    whole = REMEMBERING.executed_log_prob(*args, start, reset)
+    halves = [
+        REMEMBERING.executed_log_prob(params, *tree.take(args[1:3], part), (), start)
+        for part in (slice(0, 2), slice(2, 4))
+    ]
+    torch.testing.assert_close(whole, torch.cat(halves), rtol=1e-5, atol=1e-5)
+    without = REMEMBERING.executed_log_prob(*args, start)
+    assert not torch.allclose(whole[2:], without[2:], rtol=0, atol=1e-6)
+
+
+def test_results_are_detached_where_parameters_require_gradients():
+    weights = tree.map(lambda w: w.clone().requires_grad_(), PARAMS.weights)
+    batch = examples.transitions(0, 7)
+    told = step(descent(), batch, PARAMS._replace(weights=weights))
+    assert not any(x.requires_grad for x in tree.leaves(told))
+    chex.assert_trees_all_equal(told, step(descent(), batch))
 
 
 # --- bad input --------------------------------------------------------------------------------
@@ -292,5 +374,7 @@ def test_what_cannot_be_imitated_is_refused_by_name():
         step(descent(), floats)
     with pytest.raises(ValueError, match=r"`obs` must begin with the axes \[\*N\] = \[4\]"):
         step(descent(), good._replace(obs=tree.take(good.obs, slice(2))))
+    with pytest.raises(ValueError, match="`memory` must be what the policy remembers"):
+        step(descent(REMEMBERING), good, REMEMBERING.init(KEY).params)
     with pytest.raises(ValueError, match=r"`mask` must have shape \[N, S\], got \[4\]"):
         step(descent(REMEMBERING, memories=memories), good, REMEMBERING.init(KEY).params)

@@ -404,6 +404,41 @@ def test_a_signal_sees_the_ends_that_were_and_not_those_of_the_horizon():
     assert torch.equal(seen.terminated[rollout.mask], rollout.terminated[rollout.mask])
 
 
+def test_a_signal_sees_all_of_a_transition():
+    rollout = examples.rollout(0, 4, 2)
+    rollout = rollout._replace(action_mask=examples.normal(5, 4, 2, 5) > 0)
+    seen, same = transitions(rollout), ("obs", "next_obs", "rewards", "terminated", "truncated",
+                                        "mask", "action_mask")  # fmt: skip
+    for name in same:
+        chex.assert_trees_all_equal(getattr(seen, name), getattr(rollout, name))
+    chex.assert_trees_all_equal(seen.action, rollout.executed)
+    assert seen.group_rewards == seen.groupmate_rewards == ()
+
+
+@pytest.mark.parametrize("batch_size", [3, 8])
+def test_with_memory_signals_learn_from_the_sequences_the_learner_learns_from(batch_size):
+    """Steps that only warm a memory up teach them nothing; a minibatch has a sequence at least."""
+    calls, learnt = [], []
+    learner = examples.recurrent_learner(burn_in=2)
+
+    def update(state, batch):
+        learnt.append(batch)
+        return learner.update(state, batch)
+
+    one = iteration(
+        learner._replace(update=update),
+        {"extrinsic": watched(calls, "it")},
+        sequence_length=4, burn_in=2, num_agents=2, batch_size=batch_size, num_epochs=1,
+    )  # fmt: skip
+    rollout = examples.rollout(0, 9, 2)._replace(memory=examples.normal(3, 9, 2, 6))
+    one.update(one.init(KEY), rollout)
+    seen = [batch for name, _, batch in calls if name == "update it"]
+    assert {len(batch.mask) for batch in learnt} == {max(batch_size // 4, 1)}
+    assert any(batch.warmup.any() for batch in learnt)
+    for own, batch in zip(seen, learnt, strict=True):
+        chex.assert_trees_all_equal((own.mask, own.obs), (batch.mask, batch.obs))
+
+
 def test_steps_count_the_valid_rows_and_schedules_reach_their_floor_at_max_steps():
     max_steps, floor = 60, 1e-3
     learner = examples.learner(

@@ -413,8 +413,16 @@ def test_a_registered_signal_has_the_settings_of_any_and_parameters_of_its_own()
     own = rewards.by_name["a.package:novelty"]
     assert (own.strength, own.gamma, own.learning_rate) == (0.1, 0.99, 3e-4)
     assert own.parameters == {"scale": [1, 2]}
+    with pytest.raises(TypeError, match="settings are frozen"):
+        own.parameters["scale"] = 3
     again = load(dump(load({"behaviors": {"agent": agent.model_dump(mode="json")}})))
     assert again.behaviors["agent"] == agent
+
+
+@pytest.mark.parametrize("key", ["..:it", ".a:it", "a b:it", "a:b:it", ":it", "a:", "a:2b", "it"])
+def test_a_signal_of_ones_own_is_called_by_a_package_and_a_name(key):
+    (found,) = mistakes({"behaviors": {"agent": {"reward_signals": {key: {}}}}})
+    assert found.startswith(f"behaviors.agent.reward_signals.{key}: unknown key.")
 
 
 @pytest.mark.parametrize(

@@ -25,11 +25,13 @@ from tests.settings_cases import follow
         ("optinfra.max_grad_norm=", "optinfra.max_grad_norm", None),
         ("optinfra.env_kwargs={g: 9.8, x: [a=b]}", "optinfra.env_kwargs", {"g": 9.8, "x": ["a=b"]}),
         ("optinfra.env_kwargs.g=9.8", "optinfra.env_kwargs", {"g": 9.8}),
+        ("optinfra.env_kwargs.g.a:b=9.8", "optinfra.env_kwargs", {"g": {"a:b": 9.8}}),
         ("env_settings.num_envs=16", "env_settings.num_envs", 16),
         ("behaviors.a.max_steps=4", "behaviors.a.max_steps", 4),
         ("default_settings.max_steps=4", "behaviors.a.max_steps", 4),
         ("checkpoint_settings.run_id='007'", "checkpoint_settings.run_id", "007"),
         (" max_steps = 5 ", "behaviors.a.max_steps", 5),
+        ("reward_signals.rnd.strength=2", "behaviors.a.reward_signals.rnd.strength", 2.0),
     ],
 )  # fmt: skip
 def test_an_override_lands_where_its_path_leads(assignment, path, value):
@@ -43,6 +45,16 @@ def test_an_override_lands_where_its_path_leads(assignment, path, value):
     assert found == value
     assert run.behaviors["a"].hyperparameters.beta == 0.5  # and the rest stays
     assert source == before and document == read(source)
+
+
+@pytest.mark.parametrize("start", ["", "behaviors.a.", "default_settings."])
+def test_an_override_reaches_a_signal_of_ones_own_in_a_package_of_packages(start):
+    paths = ("my.own:novelty.strength=2", "my.own:novelty.parameters.x.y=3", "rnd.gamma=0.5")
+    own = [f"{start}reward_signals.{path}" for path in paths]
+    source = {"default_settings": {"reward_signals": {"extrinsic": {}}}, "behaviors": {"a": {}}}
+    signals = load(override(source, own)).behaviors["a"].reward_signals.by_name
+    assert signals["my.own:novelty"].strength == 2 and signals["rnd"].gamma == 0.5
+    assert signals["my.own:novelty"].parameters == {"x": {"y": 3}}
 
 
 def test_the_later_override_rules_and_lands_in_the_chosen_behaviour():

@@ -1,17 +1,19 @@
 """Reward signals and imitation in runs: made from settings, failing, resumed, read from files."""
 
+import importlib
+
 import chex
 import pytest
 import torch
 
-from optinfra import checkpoint, demos, settings, tree
+from optinfra import checkpoint, demos, lift, settings, tree
 from optinfra.demos import Demonstrations
 from optinfra.train import build, folders, loop, signals
 from optinfra.train.errors import RunError
 from optinfra.train.evaluate import evaluate
 from optinfra.train.faults import Faults, SignalWarning
 from optinfra.train.loop import train
-from optinfra.types import Action, ActionSpec, Spec
+from optinfra.types import Action, ActionSpec, Imitation, Spec
 from tests.commands import leaves, optinfra, rows, small_run, trained
 
 # They are lines of the run's display, which is what the tests look at.
@@ -102,11 +104,12 @@ def test_a_run_with_everything_that_was_stopped_goes_on_bit_for_bit(tmp_path, ex
 
 
 def test_what_settings_say_of_signals_and_imitation_reaches_them(expert):
+    sizes = "{normalize: true, hidden_units: 5, num_layers: 3}"
     assignments = (
-        EXTRINSIC,
+        "reward_signals.extrinsic={strength: 0.125, gamma: 0.75}",
         "reward_signals.curiosity={strength: 0.25, gamma: 0.5, learning_rate: 0.125}",
-        "reward_signals.rnd={learning_rate: 0.25, network_settings: {normalize: true}}",
-        f"reward_signals.gail={{demo_path: {expert}, use_actions: true}}",
+        f"reward_signals.rnd={{learning_rate: 0.25, network_settings: {sizes}}}",
+        f"reward_signals.gail={{demo_path: {expert}, use_actions: true, learning_rate: 0.5}}",
         f"behavioral_cloning={{demo_path: {expert}, strength: 0.5, steps: 50}}",
         "hyperparameters.learning_rate=0.01",
         "optinfra.rnd_reward_normalization=true",
@@ -116,6 +119,12 @@ def test_what_settings_say_of_signals_and_imitation_reaches_them(expert):
     start = loop.prepare(run, settings.choose_behavior(run)[0], CPU).start.iteration
     own = start.signals["curiosity"]
     assert (own.strength, own.gamma, own.learning_rate) == (0.25, 0.5, 0.125)
+    assert tuple(start.signals["extrinsic"]) == (0.125, 0.75)
+    assert start.signals["gail"].learning_rate == 0.5
+    shapes = [
+        tuple(x.shape) for name, x in start.signals["rnd"].weights.items() if "weight" in name
+    ]
+    assert shapes == [(5, 4), (5, 5), (5, 5)]
     assert start.signals["rnd"].learning_rate == 0.25 and len(start.signals["rnd"].moments) == 1
     assert tree.leaves(start.signals["rnd"].reward_moments)
     encoder = [x for name, x in start.signals["gail"].weights.items() if x.shape[-1:] == (7,)]
@@ -125,7 +134,7 @@ def test_what_settings_say_of_signals_and_imitation_reaches_them(expert):
     assert any(name.endswith("max_norm") for name in tree.named_leaves(start.imitation))
 
 
-def test_curiosity_and_rnd_ignore_ends_and_what_is_registered_says_so_itself(monkeypatch):
+def test_curiosity_and_rnd_ignore_ends_and_what_is_registered_says_so_itself(monkeypatch, expert):
     seen, real = {}, build.iteration
 
     def spying(learner, signals, **options):
@@ -133,7 +142,7 @@ def test_curiosity_and_rnd_ignore_ends_and_what_is_registered_says_so_itself(mon
         return real(learner, signals, **options)
 
     monkeypatch.setattr(build, "iteration", spying)
-    own = f"'{OWN}:endless': {{}}, '{OWN}:counting': {{}}"
+    own = f"'{OWN}:endless': {{}}, '{OWN}:counting': {{}}, gail: {{demo_path: {expert}}}"
     run = small_run(f"reward_signals={{extrinsic: {{}}, curiosity: {{}}, rnd: {{}}, {own}}}")
     loop.prepare(run, settings.choose_behavior(run)[0], CPU)
     assert sorted(seen["ignore_done"]) == ["curiosity", "endless", "rnd"]
@@ -153,17 +162,34 @@ def test_a_signal_of_ones_own_is_made_by_its_name_and_with_its_parameters(tmp_pa
     [
         ("no_such_package:counting", "No module named 'no_such_package'"),
         (f"{OWN}:nothing", f"`{OWN}` registers no signal called nothing"),
+        (f"{OWN}:rnd", f"`{OWN}` registers no signal called rnd"),  # that one is ours
+        (f"{OWN}:refusing", "KeyError: 'scale'"),
+        (f"{OWN}:beginning", "KeyError: 'scale'"),
+        (f"{OWN}:stateless", "TypeError: .* must have a state with the field `strength`"),
+        (f"{OWN}:unwrapped", "expected a `Made` from its factory, got Signal"),
     ],
 )
-def test_a_signal_that_is_not_there_is_told(name, message):
+def test_a_signal_that_cannot_be_made_is_told_by_its_name(name, message):
     run = small_run(f"reward_signals={{'{name}': {{}}}}")
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(RunError, match=rf"^reward_signals\.{name}: .*{message}"):
         loop.prepare(run, settings.choose_behavior(run)[0], CPU)
+
+
+def test_a_package_that_breaks_is_told_by_the_signal_that_asked_for_it(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "broken_signals.py").write_text("raise RuntimeError('one\\ntwo')")
+    run = small_run("reward_signals={'broken_signals:it': {}}")
+    with pytest.raises(RunError) as error:
+        loop.prepare(run, settings.choose_behavior(run)[0], CPU)
+    assert str(error.value) == "reward_signals.broken_signals:it: RuntimeError: one two"
 
 
 def test_names_are_registered_once_and_can_be_written_in_settings():
     with pytest.raises(ValueError, match="`name` must be a new one, got 'rnd'"):
         signals.register("rnd", lambda asked: None)
+    importlib.import_module(OWN)
+    with pytest.raises(ValueError, match="`name` must be a new one, got 'counting'"):
+        signals.register("counting", lambda asked: None)
     with pytest.raises(ValueError, match="`name` must be an identifier, got 'a b'"):
         signals.register("a b", lambda asked: None)
 
@@ -274,6 +300,35 @@ def test_a_signal_that_cannot_be_compiled_is_left_out_like_one_that_raises(tmp_p
     assert "warning: " not in capsys.readouterr().out
 
 
+def test_a_run_that_goes_on_names_no_signal_that_has_recovered(tmp_path, capsys, monkeypatch):
+    begin(tmp_path / "run", failing("nan"), steps=96)
+    assert_named_once(capsys, "nan", "it gave or learnt what is not finite.")
+    monkeypatch.setattr("tests.own_signals.LATE", 1000)
+    go_on(tmp_path / "run", failing("nan"), steps=160)
+    assert "warning: " not in capsys.readouterr().out
+    assert float(rows(tmp_path / "run")[-1]["nan_failures"]) == 4
+
+
+def test_what_became_of_a_signal_goes_on_though_it_is_called_like_a_setting(tmp_path):
+    """It fails from the third rollout on, before the run is resumed and after."""
+    for gamma, run in ((0.5, begin), (0.75, go_on)):
+        own = f"reward_signals={{'{OWN}:gamma': {{gamma: {gamma}, strength: {2 * gamma}}}}}"
+        run(tmp_path / "run", own, steps=96 if run is begin else 160)
+    held = leaves(tmp_path / "run")
+    assert held["iteration/signals/gamma/updates"] == 4  # two rollouts of two minibatches
+    assert held["iteration/failures/gamma"] == 8
+    assert held["iteration/signals/gamma/gamma"] == 0.75
+    assert held["iteration/signals/gamma/strength"] == 1.5
+
+
+def test_a_run_goes_on_with_the_learning_rate_that_its_settings_say_now(tmp_path):
+    for rate, run in ((0.25, begin), (0.5, go_on)):
+        network = "network_settings: {hidden_units: 4, num_layers: 1}"
+        signals = f"reward_signals={{extrinsic: {{}}, rnd: {{learning_rate: {rate}, {network}}}}}"
+        run(tmp_path / "run", signals, steps=48 if run is begin else 64)
+    assert leaves(tmp_path / "run")["iteration/signals/rnd/learning_rate"] == 0.5
+
+
 def test_ctrl_c_is_no_failure_of_a_signal():
     def pressed(*_):
         raise KeyboardInterrupt
@@ -288,7 +343,7 @@ def test_a_failure_without_words_is_told_by_its_kind_and_only_the_first_line_of_
         raise error
 
     for error, told in ((ValueError(), r"ValueError\(\)"), (KeyError("a\nb"), r"KeyError: 'a\\nb'"),
-                        (OSError("one\ntwo"), "OSError: one\\.$")):  # fmt: skip
+                        (OSError("\n one.\ntwo"), "OSError: one\\.$")):  # fmt: skip
         with pytest.warns(SignalWarning, match=told):
             assert Faults().guard("it", fail, lambda _: 7)(error) == 7
 
@@ -321,16 +376,20 @@ def test_demonstrations_of_another_kind_of_agent_are_refused_before_anything_is_
     run = ("--env", "tensor:CartPole-v1", "--run-dir", tmp_path / "run")
     for setting in ("reward_signals.gail", "behavioral_cloning"):
         done = optinfra("train", *run, "--set", f"{setting}={{demo_path: {path}}}")
-        assert done.code == 1 and "other.demo" in done.err and "[3]" in done.err
+        assert done.code == 1 and done.err.startswith(f"error: {path}: ") and "[3]" in done.err
     assert not (tmp_path / "run").exists()
 
 
-def test_demonstrations_in_which_nothing_was_done_are_refused(tmp_path):
+@pytest.mark.parametrize("end", ["terminated", "truncated"])
+def test_demonstrations_in_which_nothing_was_done_are_refused(tmp_path, end):
     path = tmp_path / "ends.demo"
     nothing = tree.take(demonstrations(), torch.tensor([19, 39]))
+    no, yes = torch.zeros(2, dtype=torch.bool), torch.ones(2, dtype=torch.bool)
+    nothing = nothing._replace(terminated=no, truncated=no)._replace(**{end: yes})
     demos.save(path, nothing, name="ends", spec=SPEC)
-    with pytest.raises(demos.DemoError, match="expected an action that was taken"):
-        signals.demonstrations(str(path), SPEC)
+    for read in (lambda path: signals.demonstrations(path, SPEC), signals.taken_from(SPEC)):
+        with pytest.raises(demos.DemoError, match="expected an action that was taken"):
+            read(str(path))
 
 
 def test_with_memory_imitation_learns_from_sequences(tmp_path, expert):
@@ -338,6 +397,71 @@ def test_with_memory_imitation_learns_from_sequences(tmp_path, expert):
     cloning = f"behavioral_cloning={{demo_path: {expert}, batch_size: 8}}"
     begin(tmp_path / "run", memory, cloning, "optinfra.burn_in=1", steps=64)
     assert float(rows(tmp_path / "run")[-1]["pretraining_loss"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("said", "options"),
+    [
+        ("", {"num_epochs": 3, "batch_size": 8, "samples_per_update": 0}),
+        (
+            ", num_epoch: 2, batch_size: 5, samples_per_update: 7",
+            {"num_epochs": 2, "batch_size": 5, "samples_per_update": 7},
+        ),
+    ],
+)
+def test_passes_over_demonstrations_are_those_of_the_settings(monkeypatch, expert, said, options):
+    seen, real = {}, lift.cloning_epochs
+
+    def spying(imitation, expert, **given):
+        seen.update(given)
+        return real(imitation, expert, **given)
+
+    monkeypatch.setattr(lift, "cloning_epochs", spying)
+    run = small_run(f"behavioral_cloning={{demo_path: {expert}{said}}}", "optinfra.compile=on")
+    loop.prepare(run, settings.choose_behavior(run)[0], CPU)
+    assert seen == options | {"stage": lift.compiled}
+
+
+def test_what_settings_say_of_time_and_memory_reaches_the_iteration_and_the_sequences(
+    monkeypatch, expert
+):
+    seen, compose, cut = {}, build.iteration, demos.sequences
+
+    def composing(learner, signals, **given):
+        seen.update(given)
+        return compose(learner, signals, **given)
+
+    def cutting(found, *sizes):
+        seen["sequences"] = sizes
+        return cut(found, *sizes)
+
+    monkeypatch.setattr(build, "iteration", composing)
+    monkeypatch.setattr(demos, "sequences", cutting)
+    run = small_run(
+        "network_settings.memory={sequence_length: 4, memory_size: 4}",
+        f"behavioral_cloning={{demo_path: {expert}}}",
+        "optinfra.burn_in=1",
+        "time_horizon=7",
+        "hyperparameters.lambd=0.5",
+    )
+    loop.prepare(run, settings.choose_behavior(run)[0], CPU)
+    expected = {"sequence_length": 4, "burn_in": 1, "num_agents": 4, "sequences": (4, 1)}
+    expected |= {"time_horizon": 7, "gae_lambda": 0.5, "num_epochs": 1, "batch_size": 8}
+    assert expected.items() <= seen.items()
+
+
+def test_imitation_is_spared_from_its_last_step_on():
+    asked = []
+
+    def update(state, params, steps):
+        asked.append(steps)
+        return "new", "learnt", {"pretraining_loss": torch.tensor(1.0)}
+
+    imitation = build.until(48, Imitation(lambda key, params: (), update))
+    members = torch.tensor([60, 47])  # it goes on while one of them imitates
+    assert imitation.update("old", "params", members)[:2] == ("new", "learnt")
+    assert imitation.update("old", "params", torch.tensor(48)) == ("old", "params", {})
+    assert len(asked) == 1
 
 
 def test_imitation_ends_where_its_settings_say(tmp_path, expert):

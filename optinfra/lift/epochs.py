@@ -60,9 +60,7 @@ def epochs(
     return learner._replace(update=update)
 
 
-def minibatches(
-    num_epochs: int, batch_size: int
-) -> Callable[[Any, Any], tuple[Any, Any, Tensor]]:
+def minibatches(num_epochs: int, batch_size: int) -> Callable[[Any, Any], tuple[Any, Any, Tensor]]:
     """Make the function that settles in which order a rollout is learnt from.
 
     Args:

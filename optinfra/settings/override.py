@@ -40,7 +40,7 @@ def _assign(document: Document, assignment: str, behavior: str | None) -> Docume
     written, equals, text = assignment.partition("=")
     if not equals or not written.strip():
         raise SettingsError(f"{place}: expected path=value.")
-    path = tuple(written.strip().split("."))
+    path = _keys(written.strip())
     data = parse(f"value: {text}", place, numbered=False).data
     if list(data) != ["value"]:
         raise SettingsError(f"{place}: expected one value.")
@@ -53,6 +53,16 @@ def _assign(document: Document, assignment: str, behavior: str | None) -> Docume
     for length in range(1, len(path)):  # mappings that come into being with it
         origins.setdefault(path[:length], Origin(place, path[:length]))
     return Document(document.name, _put(document.data, path, data["value"], place), origins)
+
+
+def _keys(written: str) -> tuple[str, ...]:
+    """Split a path at its dots, but for those in the package of a signal of one's own."""
+    keys = written.split(".")
+    first = keys.index("reward_signals") + 1 if "reward_signals" in keys else len(keys)
+    for last in range(first, len(keys)):
+        if ":" in keys[last]:
+            return (*keys[:first], ".".join(keys[first : last + 1]), *keys[last + 1 :])
+    return tuple(keys)
 
 
 def _behavior(document: Document, name: str | None) -> tuple[str, ...]:

@@ -96,7 +96,8 @@ class RewardSignals(Block):
         known = list(cls.model_fields)
         for key in data if isinstance(data, dict) else ():
             package, _, name = key.rpartition(":")
-            if key not in known and not (package and name.isidentifier()):
+            parts = (*package.split("."), name)
+            if key not in known and not all(part.isidentifier() for part in parts):
                 hint = did_you_mean(key, known)
                 own = "" if closest(key, known) else " One of your own is called package:name."
                 raise problem_at(key, data[key], f"unknown key.{hint}{own}")

@@ -84,7 +84,7 @@ def _departures(rules: tuple[Rule, ...], run: RunSettings, behavior: str) -> tup
             continue
         value = getattr(block, key)
         default = type(block).model_fields[key].get_default(call_default_factory=True)
-        if value is None or value == default:
+        if value == default:
             continue
         full = f"behaviors.{behavior}.{path}" if of_behavior else path
         lines.append(f"{full}{_written(value, default)}: {reason}")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from optinfra import tree
-from optinfra.check import require_shape
+from optinfra.check import require_dtype, require_shape
 from optinfra.types import PyTree, Signal, Stats, Transitions
 
 # (name, function, otherwise) -> function that may call `otherwise`, which takes the same
@@ -43,6 +43,18 @@ def unguarded(
     return function
 
 
+def require_state(name: str, state: PyTree) -> None:
+    """Raise TypeError unless a signal's new state has a strength and a γ, and tensors alone."""
+    for field in ("strength", "gamma"):
+        x = getattr(state, field, None)
+        if not isinstance(x, Tensor) or x.ndim:
+            expected = f"have a state with the field `{field}`, a tensor []"
+            raise TypeError(f"`signals[{name!r}]` must {expected}, got {x}.")
+    for x in tree.leaves(state):
+        if not isinstance(x, Tensor):
+            raise TypeError(f"`signals[{name!r}]` must have a state of tensors, got {x!r}.")
+
+
 def learns_nothing(state: PyTree, batch: Transitions) -> tuple[PyTree, Stats]:
     """Update a signal that has nothing to learn. It need not be called."""
     del batch
@@ -56,8 +68,8 @@ def judge(signal: Signal) -> Callable[[PyTree, Transitions], Judged]:
       signal: its rewards are taken times its strength; rows that do not count have none.
 
     Returns:
-      `(state, batch) -> Judged`. A reward in a row that counts, or a γ, that is not finite
-      is a failure.
+      `(state, batch) -> Judged`, in the dtype of the batch's rewards. A reward in a row that
+      counts, or a γ, that is not finite is a failure.
 
     Raises:
       ValueError: from the function, the rewards have not one number a row.
@@ -66,6 +78,8 @@ def judge(signal: Signal) -> Callable[[PyTree, Transitions], Judged]:
     def judged(state: PyTree, batch: Transitions) -> Judged:
         rewards = signal.evaluate(state, batch).detach()
         require_shape("rewards", rewards, batch.mask.shape, "*N")
+        # In another precision it would round what it is averaged with, even where it has failed.
+        rewards = rewards.to(batch.rewards.dtype)
         rewards = torch.where(batch.mask, state.strength * rewards, 0.0)
         live = rewards.isfinite().all() & state.gamma.isfinite()
         return Judged(torch.where(live, rewards, 0.0), live)
@@ -85,12 +99,19 @@ def learn(signal: Signal) -> Callable[[PyTree, Tensor, Transitions], tuple[PyTre
     Returns:
       `(state, live, batch) -> (state, Report)`: the state is the same unless the signal is
       live and every number of the new state and of the stats is finite.
+
+    Raises:
+      ValueError: from the function, the new state has another structure or shape, or a stat
+        is more than one number.
+      TypeError: from the function, the new state has another dtype.
     """
 
     def learnt(state: PyTree, live: Tensor, batch: Transitions) -> tuple[PyTree, Report]:
         new, stats = signal.update(state, batch)
-        new = tree.map(Tensor.detach, new)
+        new = tree.map(_detached_alike, new, state)
         stats = {name: stat.detach() for name, stat in stats.items()}
+        for name, stat in stats.items():
+            require_shape(name, stat, ())
         numbers = [*tree.leaves(new), *stats.values()]
         finite = [x.isfinite().all() for x in numbers if x.is_floating_point()]
         succeeded = torch.stack([live, *finite]).all()
@@ -108,19 +129,24 @@ def mean_report(reports: Sequence[Report]) -> Stats:
     """Average the stats of the updates that did not fail; 0 where all of them did.
 
     Args:
-      reports: of one signal, in any order.
+      reports: of one signal, in any order. They need not tell the same.
 
     Returns:
       By name; none where no update has told any.
     """
-    told = [report for report in reports if report.stats]
-    if not told:
-        return {}
-    number = torch.stack([~report.failed for report in told]).sum(0).clamp(min=1)
+    names = sorted({name for report in reports for name in report.stats})
+    told = {name: [report for report in reports if name in report.stats] for name in names}
+    return {name: _mean(own, name) for name, own in told.items()}
 
-    def mean(*xs: Tensor) -> Tensor:
-        counted = [torch.where(own.failed, 0.0, x) for own, x in zip(told, xs)]
-        return torch.stack(counted).sum(0) / number
 
-    averaged: Stats = tree.map(mean, *(report.stats for report in told))
-    return averaged
+def _mean(reports: Sequence[Report], name: str) -> Tensor:
+    number = torch.stack([~report.failed for report in reports]).sum(0).clamp(min=1)
+    counted = [torch.where(report.failed, 0.0, report.stats[name]) for report in reports]
+    return torch.stack(counted).sum(0) / number
+
+
+def _detached_alike(new: Tensor, old: Tensor) -> Tensor:
+    """Detach a leaf of a new state; one of another form would be broadcast without a word."""
+    require_shape("state", new, old.shape)
+    require_dtype("state", new, old.dtype)
+    return new.detach()

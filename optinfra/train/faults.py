@@ -4,6 +4,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from torch import Tensor
+
 
 class SignalWarning(UserWarning):
     """A reward signal has failed and is left out."""
@@ -25,17 +27,21 @@ class Faults:
             try:
                 return function(*arguments)
             except Exception as error:  # a signal may be anyone's code, and the run is to go on
-                reason = str(error).strip().partition("\n")[0]
+                reason = str(error).strip().partition("\n")[0].rstrip(".")
                 self._tell(name, f"{type(error).__name__}: {reason}" if reason else repr(error))
                 return otherwise(*arguments)
 
         return call
 
-    def notice(self, stats: Mapping[str, float]) -> None:
-        """Name the signals that have failed by giving what is not finite."""
-        for stat, count in stats.items():
-            name = stat.removesuffix("_failures")
-            if name != stat and count:
+    def notice(self, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> None:
+        """Name the signals that have failed by giving what is not finite.
+
+        Args:
+          before: `[]` failures by name, before an iteration; a run that goes on may have some.
+          after: the same after it.
+        """
+        for name, count in after.items():
+            if count > before[name]:
                 self._tell(name, "it gave or learnt what is not finite")
 
     def _tell(self, name: str, reason: str) -> None:

@@ -133,7 +133,15 @@ def restored(saved: Path, start: LoopState) -> LoopState:
     """
     loaded, _ = checkpoint.load(saved, start)
     leaves = tree.named_leaves(start).items()
-    return tree.replace(loaded, {name: x for name, x in leaves if SETTINGS & {*name.split("/")}})
+    return tree.replace(loaded, {name: x for name, x in leaves if _is_setting(name)})
+
+
+def _is_setting(leaf: str) -> bool:
+    """Whether settings fill a leaf. A signal may be called like one of them."""
+    parts = leaf.split("/")
+    if leaf.startswith(("iteration/signals/", "iteration/failures/")):
+        del parts[2]
+    return not SETTINGS.isdisjoint(parts)
 
 
 def train(
@@ -250,7 +258,7 @@ class _Loop:
         )
         learnt, tensors = self.training.iteration.update(old.iteration, rollout)
         stats = dict(zip(tensors, torch.stack(list(tensors.values())).tolist()))
-        self.training.faults.notice(stats)
+        self.training.faults.notice(old.iteration.failures, learnt.failures)
         window = EpisodeWindow(old.window)
         for episode in ended:
             window.add(episode.total_reward, episode.length)

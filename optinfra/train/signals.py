@@ -1,7 +1,7 @@
 """Reward signals by name: the four of ML-Agents, and those of one's own."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -9,8 +9,9 @@ import torch
 from optinfra import demos
 from optinfra.settings import OptinfraSettings, RewardSignalSettings, TrainerSettings
 from optinfra.signals import curiosity, extrinsic, gail, rnd
+from optinfra.signals.faults import require_state
 from optinfra.train.errors import RunError
-from optinfra.types import Action, Signal, Spec, Transitions
+from optinfra.types import Action, Key, PyTree, Signal, Spec, Transitions
 
 
 class Made(NamedTuple):
@@ -30,7 +31,7 @@ class Asked(NamedTuple):
 
 
 Factory = Callable[[Asked], Made]
-_FACTORIES: dict[str, Factory] = {}
+_REGISTERED: dict[str, Factory] = {}
 
 
 def register(name: str, factory: Factory) -> None:
@@ -49,8 +50,9 @@ def register(name: str, factory: Factory) -> None:
     """
     if not name.isidentifier():
         raise ValueError(f"`name` must be an identifier, got {name!r}.")
-    if _FACTORIES.setdefault(name, factory) is not factory:
+    if {**_BUILT_IN, **_REGISTERED}.get(name, factory) is not factory:
         raise ValueError(f"`name` must be a new one, got {name!r}, which is registered already.")
+    _REGISTERED[name] = factory
 
 
 def made(
@@ -68,12 +70,13 @@ def made(
       expert: reads the demonstrations of a path, such as `taken_from(spec)`.
 
     Raises:
-      RunError: a package cannot be imported, or registers no such signal.
+      RunError: a package cannot be imported, or registers no such signal, or a signal cannot be
+        made; from its `init`, it raises.
       DemoError: the demonstrations cannot be read.
     """
     rewards = behavior.reward_signals
     return {
-        stream: _factory(name)(Asked(spec, rewards.by_name[name], own, expert))
+        stream: _made(name, Asked(spec, rewards.by_name[name], own, expert))
         for name, stream in rewards.streams.items()
     }
 
@@ -105,17 +108,45 @@ def blank(spec: Spec) -> Transitions:
     return Transitions(obs, obs, action, torch.zeros(1), no, no, yes)
 
 
+def _made(name: str, asked: Asked) -> Made:
+    """Make one signal; what goes wrong with it names it."""
+    one = _named(name, _factory(name))(asked)
+    if not isinstance(one, Made):
+        kind = type(one).__name__
+        raise RunError(f"reward_signals.{name}: expected a `Made` from its factory, got {kind}.")
+
+    def init(key: Key) -> PyTree:
+        state = one.signal.init(key)
+        require_state(name, state)
+        return state
+
+    return one._replace(signal=one.signal._replace(init=_named(name, init)))
+
+
 def _factory(name: str) -> Factory:
     """Find a factory; what is called `package:name` is registered by importing the package."""
     package, _, own = name.rpartition(":")
-    if package:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise RunError(f"reward_signals.{name}: {error}.") from error
-    if own not in _FACTORIES:
+    if not package:
+        return _BUILT_IN[name]
+    _named(name, importlib.import_module)(package)
+    if own not in _REGISTERED:
         raise RunError(f"reward_signals.{name}: `{package}` registers no signal called {own}.")
-    return _FACTORIES[own]
+    return _REGISTERED[own]
+
+
+def _named(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let what a function raises, which may be anyone's, tell whose signal it is."""
+
+    def call(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except (RunError, demos.DemoError):
+            raise
+        except Exception as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise RunError(f"reward_signals.{name}: {reason}") from error
+
+    return call
 
 
 def _sizes(settings: RewardSignalSettings) -> dict[str, Any]:
@@ -163,10 +194,9 @@ def _gail(asked: Asked) -> Made:
     return Made(signal)
 
 
-for _name, _make in (
-    ("extrinsic", _extrinsic),
-    ("curiosity", _curiosity),
-    ("gail", _gail),
-    ("rnd", _rnd),
-):
-    register(_name, _make)
+_BUILT_IN: Mapping[str, Factory] = {
+    "extrinsic": _extrinsic,
+    "curiosity": _curiosity,
+    "gail": _gail,
+    "rnd": _rnd,
+}
