@@ -503,6 +503,13 @@ def test_what_goes_wrong_on_the_way_leaves_what_was_learnt(tmp_path):
     assert saved_steps(tmp_path / "later") == steps_of(tmp_path / "later") == [32]
 
 
+def test_what_was_learnt_is_kept_where_nothing_can_be_told_of_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop._Loop, "report", lambda self: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        begin(tmp_path / "run", "summary_freq=1000", steps=64)
+    assert saved_steps(tmp_path / "run")[-1] == 64
+
+
 def test_environments_are_closed_however_a_run_ends(tmp_path, monkeypatch):
     closed = []
     monkeypatch.setattr(Countdown, "close", lambda self: closed.append(True))

@@ -25,7 +25,7 @@ from optinfra.train.progress import Progress
 from optinfra.train.sources import GymnasiumSource, Policy, Source, TensorSource
 from optinfra.types import Key, PyTree
 
-WARM_UP = "compiling: the first iterations take up to a minute"
+WARM_UP = "compiling: the first iterations take a minute, and some more for each reward signal"
 NEW_EPISODES = (
     "note: a Gymnasium environment cannot be saved, so new episodes begin here; "
     "everything else goes on as it was."
@@ -244,10 +244,12 @@ class _Loop:
                     if _passed(self.behavior.checkpoint_every, before, self.steps):
                         self.save()
             finally:
-                if self.steps > self.reported_at:
-                    self.report()
-                if self.state is not self.saved:
-                    self.save()
+                try:
+                    if self.steps > self.reported_at:
+                        self.report()
+                finally:  # what was learnt is kept even if nothing can be told of it
+                    if self.state is not self.saved:
+                        self.save()
         return self.steps < max_steps
 
     def advance(self) -> None:
