@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from optinfra.lift import products
 from optinfra.lift.ensemble import Functions, over_functions
 
 
@@ -31,6 +32,8 @@ def options() -> dict[str, Any]:
     # of a random draw, where every word is used twice, then take 14 s to compile; so 1 s, and
     # the kernels are as fast (torch 2.13, `uniform` of 64×4: 18 µs either way).
     inductor: dict[str, Any] = {"realize_opcount_threshold": 8}
+    if products.available():
+        inductor["post_grad_custom_post_pass"] = products.faster_products()
     keywords: dict[str, Any] = {"fullgraph": True, "dynamic": False, "options": inductor}
     if ISOLATED:
         keywords[ISOLATION] = True
