@@ -51,7 +51,7 @@ def _train(options: argparse.Namespace) -> int:
     resumed = _resumed(options, run) if resume else None
     outcome = train(run, name, device=device, chosen=options.run_dir, resumed=resumed)
     folder = outcome.folder
-    result = f"{outcome.steps:,} steps, {outcome.episodes:,} episodes"
+    result = f"{outcome.steps:,} steps, {_episodes(outcome.episodes)}"
     if not math.isnan(outcome.mean_return):
         result += f", mean return {outcome.mean_return:.1f} over the last 100"
     if outcome.interrupted:
@@ -77,8 +77,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         "" if math.isnan(result.half_width) else f" ± {result.half_width:.1f} (95 % interval)"
     )
     print(
-        f"mean return {result.mean:.1f}{interval}, {len(result.returns)} episodes, {kind} actions, "
-        f"min {min(result.returns):.1f}, max {max(result.returns):.1f}, "
+        f"mean return {result.mean:.1f}{interval}, {_episodes(len(result.returns))}, "
+        f"{kind} actions, min {min(result.returns):.1f}, max {max(result.returns):.1f}, "
         f"policy of step {result.steps:,}"
     )
     return 0
@@ -98,7 +98,7 @@ def _record(options: argparse.Namespace) -> int:
     )
     kind = "drawn" if options.stochastic else "likeliest"
     print(
-        f"{options.file}: {options.episodes} episodes, {result.pairs:,} pairs, "
+        f"{options.file}: {_episodes(options.episodes)}, {result.pairs:,} pairs, "
         f"mean return {result.mean:.1f}, {kind} actions, policy of step {result.steps:,}"
     )
     return 0
@@ -133,7 +133,7 @@ def _configured(options: argparse.Namespace) -> Any:
         folders.settings_of(options.run_dir)  # complains if there is no run
         source = settings.read(options.run_dir / folders.CONFIGURATION)
     else:
-        source = settings.read(_shipped(options.env or "CartPole-v1"))
+        source = settings.read(_shipped(options.env or "CartPole-v1", options.trainer))
     assignments = list(options.set)
     for path, value in (
         ("optinfra.env", options.env),
@@ -148,12 +148,13 @@ def _configured(options: argparse.Namespace) -> Any:
     return settings.override(source, assignments, options.behavior)
 
 
-def _shipped(env: str) -> Path:
+def _shipped(env: str, trainer: str = "ppo") -> Path:
     """Find the shipped configuration for an environment: its own, or the default one."""
     shipped = resources.files("optinfra") / "configs"
     name = env.removeprefix("tensor:").replace("/", "-")
-    own = shipped / f"{name}.yaml"
-    return Path(str(own if own.is_file() else shipped / f"{DEFAULT_CONFIG}.yaml"))
+    suffix = ".yaml" if trainer == "ppo" else f".{trainer}.yaml"
+    own = shipped / f"{name}{suffix}"
+    return Path(str(own if own.is_file() else shipped / f"{DEFAULT_CONFIG}{suffix}"))
 
 
 def _resumed(options: argparse.Namespace, run: Any) -> Path:
@@ -208,6 +209,9 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("config", nargs="?", type=Path, help="YAML file in ML-Agents' schema")
     train.add_argument("--behavior", metavar="NAME", help="which behaviour of the file to train")
     train.add_argument("--env", metavar="ID", help="Gymnasium id, or tensor:CartPole-v1 and such")
+    train.add_argument(
+        "--trainer", choices=("ppo", "sac"), default="ppo", help="whose shipped configuration"
+    )
     train.add_argument("--steps", type=_positive, metavar="N", help="environment steps in all")
     train.add_argument("--seed", type=_not_negative, metavar="N", help="drawn if not given")
     train.add_argument("--run-dir", type=Path, metavar="D", help="folder of the run")
@@ -251,6 +255,10 @@ def _add_plot(plot: argparse.ArgumentParser) -> None:
     plot.add_argument("--output", type=Path, metavar="FILE", help="PNG to write")
 
 
+def _episodes(number: int) -> str:
+    return "1 episode" if number == 1 else f"{number:,} episodes"
+
+
 def _positive(text: str) -> int:
     return _whole(text, 1)
 
@@ -276,9 +284,10 @@ def _is_expected(error: Exception) -> bool:
     from optinfra.checkpoint import CheckpointError
     from optinfra.demos import DemoError
     from optinfra.settings import SettingsError
+    from optinfra.store import StoreError
     from optinfra.train.errors import RunError
 
-    return isinstance(error, SettingsError | CheckpointError | DemoError | RunError)
+    return isinstance(error, SettingsError | CheckpointError | DemoError | StoreError | RunError)
 
 
 def _told(error: Exception) -> str:

@@ -8,33 +8,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from optinfra import random, sequences, tree, values
-from optinfra.check import require_dtype, require_leading, require_number, require_shape
+from optinfra import random, sequences, streams, tree, values
+from optinfra.check import require_number
 from optinfra.learners import PPOBatch
 from optinfra.lift.epochs import Stage, mean_stats, minibatches, on_rows, unlifted
 from optinfra.losses import live_mean, masked_mean
-from optinfra.networks import name_hash
 from optinfra.returns import gae
-from optinfra.signals.faults import (
-    Guard,
-    Judged,
-    Report,
-    judge,
-    learn,
-    learns_nothing,
-    mean_report,
-    no_progress,
-    no_reward,
-    require_state,
-    unguarded,
-)
+from optinfra.rollout import Rollout as Rollout
+from optinfra.rollout import check_rollout
+from optinfra.rollout import transitions as transitions
+from optinfra.signals.faults import Guard, Judged, Report, judge, no_reward, unguarded
 from optinfra.types import (
-    Action,
     Imitation,
     Key,
     Learner,
     Memories,
-    Obs,
     PyTree,
     RolloutValues,
     Signal,
@@ -42,24 +30,6 @@ from optinfra.types import (
     Trajectory,
     Transitions,
 )
-
-IMITATION = ":imitation"  # what its key is drawn by; no signal is called so
-
-
-class Rollout(NamedTuple):
-    """What was collected since the last iteration; reward t belongs to action t."""
-
-    obs: Obs  # [T, *B, D_i] each
-    next_obs: Obs  # [T, *B, D_i] each, what really followed; the final one where an episode ended
-    action: Action  # [T, *B, A] and [T, *B, K], as drawn
-    executed: Action  # the same as the environment took it
-    action_mask: Tensor  # [T, *B, choices] bool, True where the choice is allowed
-    log_prob: Tensor  # [T, *B, A + K]
-    rewards: Tensor  # [T, *B], the environment's
-    terminated: Tensor  # [T, *B] bool, the episode ended by its own rules
-    truncated: Tensor  # [T, *B] bool, the episode was cut, by a time limit for example
-    mask: Tensor  # [T, *B] bool, False for a row that is no transition
-    memory: PyTree = ()  # [T, *B, M], the policy's before each step; () without one
 
 
 class IterationState(NamedTuple):
@@ -119,9 +89,9 @@ def iteration(
     minibatch of the learner, the signals learn from the same rows. A row that is no
     transition changes nothing, whatever it holds: advantages end before it, as at a cut.
 
-    A signal whose rewards are not all finite has failed: for this iteration its stream is
-    left out of the means over streams, and it does not learn. Nor does it where what it
-    would learn is not finite. Its state stays as it was, and `failures` counts. Where every
+    A signal whose rewards are not all finite, and within ±10¹², has failed: for this iteration
+    its stream is left out of the means over streams, and it does not learn. Nor does it where
+    what it would learn is not finite. Its state stays as it was, and `failures` counts. Where every
     signal fails, advantages are NaN: a learner that skips non-finite steps stays as it was.
 
     With a learner that remembers, each agent's critic goes on from where the last rollout
@@ -171,31 +141,23 @@ def iteration(
     if recurrent and num_agents is None:
         raise ValueError("`num_agents` must be given for a learner that remembers, got None.")
 
-    hashes = {name: name_hash(name) for name in (*signals, IMITATION)}
+    begin = streams.beginning(signals, imitation)
 
     def init(key: Key) -> IterationState:
         key_learner, key_signals = random.split(key).unbind()
         learnt = learner.init(key_learner)
-        key_imitation = random.fold_in(key_signals, hashes[IMITATION])
-        own = {
-            name: signal.init(random.fold_in(key_signals, hashes[name]))
-            for name, signal in signals.items()
-        }
-        for name, state in own.items():
-            require_state(name, state)
+        own, imitated = begin(key_signals, learnt.params)
         return IterationState(
             learner=learnt,
             signals=own,
-            failures={
-                name: torch.zeros((), dtype=torch.int64, device=key.device) for name in signals
-            },
+            failures=streams.no_failures(signals, key.device),
             gae_lambda=torch.tensor(gae_lambda, dtype=torch.float32, device=key.device),
             memory=learner.memories((num_agents,), key.device).critic if recurrent else (),
-            imitation=imitation.init(key_imitation, learnt.params) if imitation else (),
+            imitation=imitated,
         )
 
     def look(state: IterationState, rollout: Rollout) -> tuple[IterationState, Seen]:
-        _check_rollout(rollout)
+        check_rollout(rollout)
         if recurrent and not tree.leaves(rollout.memory):
             raise ValueError("`memory` must be given by the rollout of a learner that remembers.")
         rollout = tree.where(rollout.mask, rollout, tree.map(torch.zeros_like, rollout))
@@ -205,7 +167,7 @@ def iteration(
             rollout.obs, state.memory, rollout.terminated, rollout.truncated, rollout.mask
         )
         valued = learner.rollout_values(learnt.params, trajectory, rollout.next_obs)
-        _check_streams(signals, valued.values)
+        streams.require_streams(signals, valued.values)
         state = state._replace(learner=learnt, memory=valued.final_memory)
         resets = values.resets(values.cuts(trajectory)) if recurrent else ()
         return state, Seen(rollout, valued, resets)
@@ -230,11 +192,7 @@ def iteration(
     judges = {
         name: guard(name, stage(_on_rollout(own)), no_reward) for name, own in signals.items()
     }
-    pupils = {
-        name: guard(name, stage(on_rows(learn(own))), no_progress)
-        for name, own in signals.items()
-        if own.update is not learns_nothing
-    }
+    pupils = streams.pupils(signals, stage, guard, on_rows)
 
     def update(state: IterationState, rollout: Rollout) -> tuple[IterationState, Stats]:
         state, seen = look(state, rollout)
@@ -249,8 +207,8 @@ def iteration(
             for name, pupil in pupils.items():
                 own[name], report = pupil(own[name], judged[name].live, lesson.seen, rows)
                 reports[name].append(report)
-        state = state._replace(learner=learnt, signals=own)
-        state, signal_stats = _counted(state, judged, reports)
+        failures, signal_stats = streams.counted(state.failures, judged, reports)
+        state = state._replace(learner=learnt, signals=own, failures=failures)
         stats = signal_stats | stats | mean_stats(learner_stats)
         if imitation is None:
             return state, stats
@@ -259,20 +217,6 @@ def iteration(
         return state._replace(learner=learnt, imitation=cloned), stats | now
 
     return Iteration(init, update)
-
-
-def transitions(rollout: Rollout) -> Transitions:
-    """Take from a rollout what reward signals see of it."""
-    return Transitions(
-        obs=rollout.obs,
-        next_obs=rollout.next_obs,
-        action=rollout.executed,
-        rewards=rollout.rewards,
-        terminated=rollout.terminated,
-        truncated=rollout.truncated,
-        mask=rollout.mask,
-        action_mask=rollout.action_mask,
-    )
 
 
 def _on_rollout(signal: Signal) -> Callable[[PyTree, Rollout], Judged]:
@@ -338,26 +282,6 @@ def _weighed(
     return batch, stats
 
 
-def _counted(
-    state: IterationState, judged: Mapping[str, Judged], reports: Mapping[str, list[Report]]
-) -> tuple[IterationState, Stats]:
-    """Count the signals that failed, and average the stats of the others."""
-    failures: dict[str, Tensor] = dict(state.failures)
-    stats: Stats = {}
-    for name, own in judged.items():
-        failed = reduce(or_, (report.failed for report in reports.get(name, ())), ~own.live)
-        failures[name] = failures[name] + failed.to(torch.int64)
-        stats |= _prefixed(name, mean_report(reports.get(name, [])))
-    counts = {f"{name}_failures": number.to(torch.float32) for name, number in failures.items()}
-    return state._replace(failures=failures), stats | counts
-
-
-def _prefixed(name: str, stats: Stats) -> Stats:
-    """Let no stat of one signal pass for another's, or for the learner's."""
-    own = f"{name}_"
-    return {stat if stat.startswith(own) else own + stat: x for stat, x in stats.items()}
-
-
 def _as_rows(lesson: Lesson, axes: int) -> Lesson:
     """Fold time and what follows it into one axis of rows: `[T, *B, …]` becomes `[N, …]`."""
     return tree.map(lambda x: x.flatten(0, axes - 1), lesson)
@@ -373,24 +297,3 @@ def _as_sequences(lesson: Lesson, length: int, burn_in: int) -> Lesson:
     warmup = sequences.is_warmup(batch.mask, steps, burn_in) & batch.mask
     mask = batch.mask & ~warmup
     return Lesson(batch._replace(memory=memory, mask=mask, warmup=warmup), seen._replace(mask=mask))
-
-
-def _check_streams(signals: Mapping[str, Signal], values: Mapping[str, Tensor]) -> None:
-    if set(signals) != set(values):
-        raise ValueError(
-            f"`signals` must have the names of the learner's values, {sorted(values)}, "
-            f"got {sorted(signals)}."
-        )
-
-
-def _check_rollout(rollout: Rollout) -> None:
-    rows = rollout.mask.shape
-    if not rows or rows[0] == 0:
-        raise ValueError(f"`mask` must have shape [T, *B] with T ≥ 1, got {list(rows)}.")
-    for name in ("mask", "terminated", "truncated"):
-        require_dtype(name, getattr(rollout, name), torch.bool)
-    for name in ("rewards", "terminated", "truncated"):
-        require_shape(name, getattr(rollout, name), rows, "T, *B")
-    for name, column in rollout._asdict().items():
-        for x in tree.leaves(column):
-            require_leading(name, x, rows, "T, *B")

@@ -1,6 +1,8 @@
 import os
+import shutil
 import signal
 
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -16,6 +18,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 # The CUDA test of the random draws, where there is no such device.
 EXPECTED_SKIPS = 0 if torch.cuda.is_available() else 1
+
+
+def pytest_collection_modifyitems(items):
+    """What needs a C++ compiler is left out where there is none."""
+    if not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
+        missing = pytest.mark.skip(reason="no C++ compiler")
+        for item in items:
+            if item.get_closest_marker("inductor"):
+                item.add_marker(missing)
 
 
 def pytest_sessionfinish(session, exitstatus):

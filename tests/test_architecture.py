@@ -11,11 +11,12 @@ FLOORS = [  # a floor may import only floors above it in this list
     {"version"},
     {"types", "tree", "random", "check"},
     {"returns", "losses", "distributions", "schedules", "moments", "networks"},
-    {"transforms", "memory", "replay", "sequences"},
+    {"transforms", "memory", "replay", "rollout", "sequences"},
     {"signals", "imitation", "values"},
     {"learners"},
     {"lift"},
-    {"iteration"},
+    {"streams"},
+    {"iteration", "off_policy"},
     {"settings", "checkpoint", "demos", "envs", "testing", "agents", "store"},
     {"train"},
     {"mlagents"},
@@ -32,7 +33,7 @@ SHELL = CORE | {
 }  # fmt: skip
 # What one room only may import.
 EXTRA = {"testing": {"hypothesis"}, "demos": {"google", "PIL", "minari"}}
-FIRST_SHELL_FLOOR = 8
+FIRST_SHELL_FLOOR = 9
 RANK = {name: rank for rank, floor in enumerate(FLOORS) for name in floor}
 ROOT = Path(__file__).parents[1] / "optinfra"
 MODULES = [p for p in sorted(ROOT.rglob("*.py")) if p != ROOT / "__init__.py"]

@@ -11,7 +11,7 @@ import yaml
 from nbclient import NotebookClient
 
 from optinfra import cli, settings
-from optinfra.settings.support import REFUSED, UNUSED
+from optinfra.settings.support import REFUSED, REFUSED_WITH_SAC, UNUSED
 from tests.test_architecture import FIRST_SHELL_FLOOR, FLOORS, ROOT
 
 PROJECT = Path(__file__).parents[1]
@@ -94,7 +94,9 @@ def test_every_option_of_a_command_is_described(command, capsys):
 # --- settings -----------------------------------------------------------------------------
 
 SETTINGS = (PROJECT / "docs" / "settings.md").read_text()
-DOCUMENTED = re.findall(r"^\| `([\w.]+)` \| `(.+?)` \| ", SETTINGS, re.MULTILINE)
+ROW = re.compile(r"^\| `([\w.]+)` \| `(.+?)` \| ", re.MULTILINE)
+OF_SAC = SETTINGS.partition("## Of SAC\n")[2].partition("\n## ")[0]
+DOCUMENTED = ROW.findall(SETTINGS.replace(OF_SAC, ""))
 REQUIRED = re.findall(r"^\| `([\w.]+)` \| – \| ", SETTINGS, re.MULTILINE)
 ALL_BLOCKS = {
     "reward_signals": {"extrinsic": {}, "gail": {"demo_path": "a.demo"}},
@@ -126,6 +128,11 @@ def test_documented_defaults_are_the_defaults():
     }
 
 
+def test_documented_hyperparameters_of_sac_are_all_there_are():
+    described = {key: yaml.safe_load(default) for key, default in ROW.findall(OF_SAC)}
+    assert described == settings.SACSettings().model_dump(mode="json")
+
+
 def test_every_setting_is_documented_or_said_to_be_refused_or_without_effect():
     described = {path for path, _ in DOCUMENTED} | {*REQUIRED}
     ruled = [rule.path for rule in (*REFUSED, *UNUSED)]
@@ -134,7 +141,8 @@ def test_every_setting_is_documented_or_said_to_be_refused_or_without_effect():
 
 
 @pytest.mark.parametrize(
-    ("rules", "title"), [(REFUSED, "What is refused"), (UNUSED, "What has no effect")]
+    ("rules", "title"),
+    [(REFUSED + REFUSED_WITH_SAC, "What is refused"), (UNUSED, "What has no effect")],
 )
 def test_what_is_refused_or_without_effect_is_listed(rules, title):
     section = SETTINGS.partition(f"## {title}\n")[2].partition("\n## ")[0]

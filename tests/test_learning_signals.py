@@ -1,6 +1,6 @@
 """What docs/experiments says of exploring and imitating, over three seeds.
 
-It takes three quarters of an hour. Thresholds leave a margin to what was measured, and chance
+It takes eight minutes. Thresholds leave a margin to what was measured, and chance
 lies far from them.
 """
 

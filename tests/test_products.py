@@ -87,6 +87,7 @@ def test_what_the_operation_promises_of_its_result_is_so():
 
 
 @needs_onednn
+@pytest.mark.inductor
 @pytest.mark.parametrize("rows", [1, 512])
 def test_a_compiled_gradient_with_faster_products_equals_the_eager_one(monkeypatch, rows):
     monkeypatch.setattr(products, "available", lambda: True)
@@ -138,6 +139,7 @@ def test_it_helps_on_wide_registers_with_onednn_at_hand(
 
 
 @needs_onednn
+@pytest.mark.inductor
 def test_another_process_finds_the_compiled_graph_and_the_operation_in_it(tmp_path):
     code = """
 import torch

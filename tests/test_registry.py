@@ -11,7 +11,7 @@ import pytest
 CORE = [  # rooms of pure functions; cases of `optinfra.<room>` are in `tests/cases/<last part>.py`
     "random", "returns", "losses", "distributions", "schedules", "moments", "transforms",
     "networks", "signals", "learners", "lift", "iteration", "envs", "train.collect", "sequences",
-    "values", "memory", "imitation", "replay",
+    "values", "memory", "imitation", "replay", "rollout", "streams", "off_policy",
 ]  # fmt: skip
 # What has no case of its own, and why.
 COMBINATOR = "takes functions and returns functions; its laws are in tests/test_lift.py"
@@ -56,6 +56,14 @@ EXEMPT = {
         )
     },
     "sequences.starts": NO_TENSORS,
+    "rollout.check_rollout": "returns nothing; its refusals are in tests/test_iteration.py",
+    **{
+        f"streams.{name}": "composed into iteration and off_policy, whose cases run it"
+        for name in (
+            "beginning", "no_failures", "pupils", "counted", "numbers",
+            "prefixed", "require_streams",
+        )
+    },
     "train.collect.remembers_nothing": STATIC,
     "networks.name_hash": NO_TENSORS,
     "networks.part": PART,

@@ -125,6 +125,9 @@ RUN = dict(
         env="CartPole-v1", env_kwargs={}, compile="auto", max_grad_norm=None,
         initialization="mlagents", activation="swish", value_clipping=True,
         recurrent_cell="lstm", burn_in=0, rnd_reward_normalization=False, threads=None,
+        sac=dict(
+            critics=2, target_entropy_scale=1.0, prefill_replay=None, replay_memory=8.0,
+        ),
     ),
 )  # fmt: skip
 

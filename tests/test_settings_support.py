@@ -21,8 +21,7 @@ def test_what_is_not_supported_is_refused_by_name():
     curiosity = only({"reward_signals": {"extrinsic": {}, "curiosity": {}}})
     assert curiosity.reward_signals.by_name.keys() == {"extrinsic", "curiosity"}
     for name, lines in {
-        "3DBallSAC": ['trainer_type = "sac": only ppo is trained yet.'],
-        "DungeonEscape": ['trainer_type = "poca": only ppo is trained yet.'],
+        "DungeonEscape": ['trainer_type = "poca": only ppo and sac are trained yet.'],
     }.items():
         run = load(CONFIGS / f"{name}.yaml")
         behavior = next(iter(run.behaviors))
@@ -31,6 +30,23 @@ def test_what_is_not_supported_is_refused_by_name():
         assert len(error.value.problems) == len(lines)
         for problem, line in zip(error.value.problems, lines):
             assert problem.startswith(f"behaviors.{behavior}.{line}")
+
+
+def test_sac_is_trained_and_what_only_ppo_can_is_refused_with_it():
+    run = load(CONFIGS / "3DBallSAC.yaml")
+    name = next(iter(run.behaviors))
+    (note,) = require_supported(run, name)
+    assert "threaded" in note
+    own = run.optinfra.model_copy(update={"initialization": "orthogonal", "burn_in": 2})
+    with pytest.raises(SettingsError) as error:
+        require_supported(run.model_copy(update={"optinfra": own}), name)
+    assert error.value.problems == (
+        "optinfra.initialization = \"orthogonal\": SAC's networks begin as ML-Agents' do.",
+        "optinfra.burn_in = 2: sequences from replay have none.",
+    )
+    ppo = only({})
+    assert require_supported(load({"behaviors": {"a": {}}, "optinfra": {"burn_in": 2}}), "a") == ()
+    assert ppo.trainer_type == "ppo"
 
 
 @pytest.mark.filterwarnings("ignore:.*encoding_size")
@@ -91,8 +107,18 @@ HONOURED = [
 
 def supported(path, value):
     data = nest(path, value)
-    data.setdefault("behaviors", {"a": {}})
+    own = data.setdefault("behaviors", {"a": {}})["a"]
+    if "reward_signals" in own:
+        own["reward_signals"].setdefault("extrinsic", {})
     return require_supported(load(data), "a")
+
+
+def test_that_the_environments_reward_teaches_nothing_is_noted():
+    (line,) = require_supported(load({"behaviors": {"a": {"reward_signals": {"rnd": {}}}}}), "a")
+    assert line == (
+        "behaviors.a.reward_signals: there is no extrinsic among them: the environment's reward "
+        "teaches nothing."
+    )
 
 
 @pytest.mark.parametrize(("path", "value"), REFUSED)

@@ -2,12 +2,10 @@
 
 import contextlib
 import math
-import os
 import random
 import shutil
 import signal
 import statistics
-import sys
 import threading
 import warnings
 from pathlib import Path
@@ -36,13 +34,14 @@ from optinfra.train.errors import RunError
 from optinfra.train.evaluate import Evaluation, _first_episodes, evaluate, student_quantile
 from optinfra.train.loop import train
 from optinfra.train.progress import Progress
+from optinfra.train.stopping import Stop
 from optinfra.transforms import chain, clip_by_global_norm, scale_by_adam, skip_nonfinite
 from tests.commands import contents, leaves, rows, small_run, steps_of
+from tests.runs import CtrlC, assert_went_on_bit_for_bit, saved_steps
 from tests.tiny_envs import Countdown
 
 CPU = torch.device("cpu")
 COUNTDOWN = "tests.tiny_envs:tiny/Countdown-v0"
-ROOM = str(Path(loop.__file__).parent) + os.sep
 
 
 def begin(folder, *assignments, **options):
@@ -55,47 +54,6 @@ def go_on(folder, *assignments, **options):
     """Resume it; the options are those it began with."""
     run = small_run(*assignments, **options)
     return train(run, settings.choose_behavior(run)[0], device=CPU, resumed=folder)
-
-
-def saved_steps(folder):
-    return sorted(checkpoint.step_of(p) for p in (folder / folders.CHECKPOINTS).iterdir())
-
-
-class CtrlC:
-    """Press Ctrl-C at the n-th line of this room that runs within the loop's iterations.
-
-    That comes in between any two lines of collecting, counting, reporting and saving.
-    """
-
-    def __init__(self, at=0, times=0):
-        self.at, self.times, self.lines, self.inside = at, times, 0, False
-
-    def __enter__(self):
-        self.before = sys.gettrace()
-        sys.settrace(self.called)
-        return self
-
-    def __exit__(self, *error):
-        sys.settrace(self.before)
-
-    def called(self, frame, event, argument):
-        if frame.f_code is loop._Loop.run_until.__code__:
-            self.inside = True
-            return self.until_it_returns
-        inside = self.inside and frame.f_code.co_filename.startswith(ROOM)
-        return self.counting if inside else None
-
-    def counting(self, frame, event, argument):
-        if event == "line" and self.inside:
-            self.lines += 1
-            if self.at <= self.lines < self.at + self.times:
-                signal.raise_signal(signal.SIGINT)
-        return self.counting
-
-    def until_it_returns(self, frame, event, argument):
-        if event == "return":
-            self.inside = False
-        return self.until_it_returns
 
 
 class Whole(NamedTuple):
@@ -112,22 +70,6 @@ def whole(tmp_path_factory):
     with CtrlC() as counting:
         begin(folder, steps=160)
     return Whole(folder, counting.lines)
-
-
-def assert_went_on_bit_for_bit(folder, whole):
-    """The last checkpoint is that of a run nothing interrupted, and no row is there twice."""
-    assert saved_steps(folder)[-1] == saved_steps(whole)[-1] == 160
-    chex.assert_trees_all_equal(leaves(folder), leaves(whole))
-    steps = steps_of(folder)
-    assert steps == sorted(set(steps)) and set(steps_of(whole)) <= set(steps)
-    later = {int(row["steps"]): row for row in rows(folder)}
-    for row in rows(whole):
-        mine = later[int(row["steps"])]
-        since = ("episode_return_mean", "episode_return_min", "episode_return_max",
-                 "episode_length")  # fmt: skip
-        assert {k: x for k, x in mine.items() if k not in since} == {
-            k: x for k, x in row.items() if k not in since
-        }
 
 
 # --- what a run leaves --------------------------------------------------------------------
@@ -251,19 +193,19 @@ def test_ctrl_c_within_the_first_iteration_leaves_a_run_to_go_on_with(
 
 
 def test_episodes_of_an_iteration_that_ctrl_c_ended_are_not_reported(tmp_path, monkeypatch):
-    add, advance, whole = loop.EpisodeWindow.add, loop._Loop.advance, [0]
+    add, settle, whole = loop.EpisodeWindow.add, loop._Loop.settle, [0]
 
     def interrupted(window, *episode):
         add(window, *episode)
         if whole[-1]:
             raise KeyboardInterrupt
 
-    def counted(self):
-        advance(self)
+    def counted(self, advanced):
+        settle(self, advanced)
         whole.append(self.window.episodes)
 
     monkeypatch.setattr(loop.EpisodeWindow, "add", interrupted)
-    monkeypatch.setattr(loop._Loop, "advance", counted)
+    monkeypatch.setattr(loop._Loop, "settle", counted)
     outcome = begin(tmp_path / "run", steps=160)
     assert outcome.interrupted and outcome.episodes == whole[-1] > 0
 
@@ -315,7 +257,7 @@ def test_a_ctrl_c_that_somebody_swallows_ends_the_run_after_this_iteration():
         signal.raise_signal(signal.SIGINT)
         done.append(True)
 
-    with loop._Stop() as stop:
+    with Stop() as stop:
         stop.within(lambda: None)
         assert not stop.asked
         stop.within(swallows)
@@ -329,7 +271,7 @@ def test_a_signal_that_is_ignored_or_the_systems_stays_so(tmp_path, ignored, mon
 
     def look(self):
         seen.append(signal.getsignal(signal.SIGTERM))
-        advance(self)
+        return advance(self)
 
     monkeypatch.setattr(loop._Loop, "advance", look)
     old = signal.signal(signal.SIGTERM, ignored)
@@ -707,8 +649,8 @@ def test_long_runs_are_compiled_unless_told_otherwise(compiles, max_steps, stage
 
 
 def test_settings_of_another_trainer_are_no_ppos():
-    _, behavior = settings.choose_behavior(settings.load("default_settings: {trainer_type: sac}"))
-    with pytest.raises(TypeError, match=r"`behavior` must have PPOSettings, got SACSettings\."):
+    _, behavior = settings.choose_behavior(settings.load("default_settings: {trainer_type: poca}"))
+    with pytest.raises(TypeError, match=r"`behavior` must have PPOSettings, got POCASettings\."):
         build.learner(cartpole().spec, behavior, settings.OptinfraSettings())
 
 

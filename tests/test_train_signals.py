@@ -1,6 +1,7 @@
 """Reward signals and imitation in runs: made from settings, failing, resumed, read from files."""
 
 import importlib
+import math
 
 import chex
 import pytest
@@ -14,7 +15,7 @@ from optinfra.train.evaluate import evaluate
 from optinfra.train.faults import Faults, SignalWarning
 from optinfra.train.loop import train
 from optinfra.types import Action, ActionSpec, Imitation, Spec
-from tests.commands import leaves, optinfra, rows, small_run, trained
+from tests.commands import assert_refused, leaves, optinfra, rows, small_run, trained
 
 # They are lines of the run's display, which is what the tests look at.
 pytestmark = pytest.mark.filterwarnings("always::optinfra.train.faults.SignalWarning")
@@ -160,7 +161,7 @@ def test_a_signal_of_ones_own_is_made_by_its_name_and_with_its_parameters(tmp_pa
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("no_such_package:counting", "No module named 'no_such_package'"),
+        ("no_such_package:counting", "cannot import no_such_package"),
         (f"{OWN}:nothing", f"`{OWN}` registers no signal called nothing"),
         (f"{OWN}:rnd", f"`{OWN}` registers no signal called rnd"),  # that one is ours
         (f"{OWN}:refusing", "KeyError: 'scale'"),
@@ -216,7 +217,7 @@ def test_a_signal_that_fails_in_the_middle_is_named_once_and_the_run_ends_well(
     outcome = begin(tmp_path / "run", failing(kind), steps=160)
     assert outcome.steps == 160 and not outcome.interrupted
     raised = "LookupError: no reward today."
-    reason = raised if kind == "raising" else "it gave or learnt what is not finite."
+    reason = raised if kind == "raising" else "it gave or learnt what is not finite, or too large."
     assert_named_once(capsys, kind, reason)
     last = rows(tmp_path / "run")[-1]
     assert float(last[f"{kind}_failures"]) == 8  # all but the first two of ten rollouts
@@ -272,13 +273,16 @@ def _without(state, stream):
     )
 
 
+@pytest.mark.parametrize("max_grad_norm", ["null", "0.5"])
+@pytest.mark.parametrize("others", ["extrinsic: {}", "extrinsic: {}, curiosity: {}"])
 def test_with_a_signal_that_fails_from_the_start_a_run_is_bit_for_bit_as_without_it(
-    tmp_path, capsys
+    tmp_path, capsys, others, max_grad_norm
 ):
-    begin(tmp_path / "alone", EXTRINSIC, steps=160)
-    broken = f"{{extrinsic: {{}}, '{OWN}:counting': {{parameters: {{scale: x}}}}}}"
+    clipped = f"optinfra.max_grad_norm={max_grad_norm}"
+    begin(tmp_path / "alone", f"reward_signals={{{others}}}", clipped, steps=160)
+    broken = f"{{{others}, '{OWN}:counting': {{parameters: {{scale: x}}}}}}"
     capsys.readouterr()
-    begin(tmp_path / "beside", f"reward_signals={broken}", steps=160)
+    begin(tmp_path / "beside", f"reward_signals={broken}", clipped, steps=160)
     assert_named_once(capsys, "counting", "TypeError: ")
     alone, beside = leaves(tmp_path / "alone"), leaves(tmp_path / "beside")
     opt = "iteration/learner/opt/"
@@ -288,6 +292,31 @@ def test_with_a_signal_that_fails_from_the_start_a_run_is_bit_for_bit_as_without
     keep = ("episode_return_mean", "value_loss", "policy_loss", "extrinsic_value", "mean_return")
     for one, other in zip(rows(tmp_path / "alone"), rows(tmp_path / "beside")):
         assert [one[name] for name in keep] == [other[name] for name in keep]
+
+
+@pytest.mark.parametrize("number", ["huge", "large"])
+def test_rewards_too_large_to_learn_from_are_a_failure_as_well(tmp_path, capsys, number):
+    """Their squares, or sums of those, would not be finite, and nothing would be learnt at all."""
+    begin(
+        tmp_path / "run", f"reward_signals={{extrinsic: {{}}, '{OWN}:{number}': {{}}}}", steps=160
+    )
+    assert_named_once(capsys, number, "it gave or learnt what is not finite, or too large.")
+    last = rows(tmp_path / "run")[-1]
+    assert float(last[f"{number}_failures"]) > 0
+    assert math.isfinite(float(last["value_loss"])) and math.isfinite(float(last["policy_loss"]))
+
+
+@pytest.mark.parametrize("name", ["episode", "policy", "mean", "steps"])
+def test_a_signals_stats_cannot_pass_for_others(name):
+    message = f"must not begin the name of another stat, got '{name}'"
+    with pytest.raises(ValueError, match=message):
+        signals.register(name, lambda asked: None)
+
+
+def test_a_package_that_is_not_there_is_told_with_what_to_do(tmp_path):
+    done = optinfra("train", "--set", "reward_signals={'no_such_package:it': {}}")
+    advice = "cannot import no_such_package. Install it, or put its folder in PYTHONPATH."
+    assert_refused(done, f"reward_signals.no_such_package:it: {advice}")
 
 
 @pytest.mark.inductor
@@ -302,7 +331,7 @@ def test_a_signal_that_cannot_be_compiled_is_left_out_like_one_that_raises(tmp_p
 
 def test_a_run_that_goes_on_names_no_signal_that_has_recovered(tmp_path, capsys, monkeypatch):
     begin(tmp_path / "run", failing("nan"), steps=96)
-    assert_named_once(capsys, "nan", "it gave or learnt what is not finite.")
+    assert_named_once(capsys, "nan", "it gave or learnt what is not finite, or too large.")
     monkeypatch.setattr("tests.own_signals.LATE", 1000)
     go_on(tmp_path / "run", failing("nan"), steps=160)
     assert "warning: " not in capsys.readouterr().out

@@ -14,7 +14,9 @@ from optinfra.settings.kinds import (
     Frozen,
     FrozenDict,
     Natural,
+    NonNegative,
     Positive,
+    Real,
     Seed,
     Text,
     whole,
@@ -77,6 +79,21 @@ def _word(value: Any) -> Any:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
+class SoftSettings(Block):
+    """What ML-Agents' SAC has no word for.
+
+    critics: independent action values.
+    target_entropy_scale: factor on the entropies that the policy's randomness is held to.
+    prefill_replay: demonstrations that the replay buffer holds from the beginning.
+    replay_memory: GiB of memory; a larger replay buffer is kept in files of the run's folder.
+    """
+
+    critics: Count = 2
+    target_entropy_scale: Real = 1.0
+    prefill_replay: Text | None = None
+    replay_memory: NonNegative = 8.0
+
+
 class OptinfraSettings(Block):
     """What ML-Agents has no word for: the block `optinfra:` of a file.
 
@@ -93,6 +110,7 @@ class OptinfraSettings(Block):
     burn_in: steps at the start of each sequence that only warm its memory up.
     rnd_reward_normalization: divide RND's reward by its running deviation.
     threads: of the CPU that torch uses during the run; null leaves torch's own number.
+    sac: see `SoftSettings`.
     """
 
     env: Text = DEFAULT_ENV
@@ -106,6 +124,7 @@ class OptinfraSettings(Block):
     burn_in: Natural = 0
     rnd_reward_normalization: Flag = False
     threads: Count | None = None
+    sac: SoftSettings = SoftSettings()
 
 
 class RunSettings(Block):

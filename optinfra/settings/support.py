@@ -13,10 +13,11 @@ class Rule(NamedTuple):
 
     path: str  # from the behaviour, or else from the top
     reason: str
+    allowed: tuple[Any, ...] = ()  # values that are as good as the default
 
 
 REFUSED = (
-    Rule("trainer_type", "only ppo is trained yet."),
+    Rule("trainer_type", "only ppo and sac are trained yet.", ("sac",)),
     Rule(
         "network_settings.deterministic",
         "training needs actions that are drawn; `optinfra evaluate` takes the likeliest.",
@@ -32,6 +33,11 @@ REFUSED = (
         "starting from another run's networks is not supported.",
     ),
     Rule("checkpoint_settings.inference", "use `optinfra evaluate` on the run."),
+)
+NO_EXTRINSIC = ": there is no extrinsic among them: the environment's reward teaches nothing."
+REFUSED_WITH_SAC = (
+    Rule("optinfra.initialization", "SAC's networks begin as ML-Agents' do."),
+    Rule("optinfra.burn_in", "sequences from replay have none."),
 )
 UNUSED = (
     Rule("threaded", "no effect: collecting and updating take turns."),
@@ -67,15 +73,22 @@ def require_supported(run: RunSettings, behavior: str) -> tuple[str, ...]:
     Raises:
       SettingsError: one line for each setting that would have to take effect and cannot.
     """
-    if refused := _departures(REFUSED, run, behavior):
+    rules: tuple[Rule, ...] = REFUSED
+    if run.behaviors[behavior].trainer_type == "sac":
+        rules += REFUSED_WITH_SAC
+    if refused := _departures(rules, run, behavior):
         raise SettingsError(*refused)
-    return _departures(UNUSED, run, behavior)
+    notes = _departures(UNUSED, run, behavior)
+    if "extrinsic" not in run.behaviors[behavior].reward_signals.by_name:
+        notes += (f"behaviors.{behavior}.reward_signals{NO_EXTRINSIC}",)
+    return notes
 
 
 def _departures(rules: tuple[Rule, ...], run: RunSettings, behavior: str) -> tuple[str, ...]:
     """Write a line for each rule whose setting has not its default value."""
     lines = []
-    for path, reason in rules:
+    for rule in rules:
+        path = rule.path
         of_behavior = path.partition(".")[0] in TrainerSettings.model_fields
         owner: Block = run.behaviors[behavior] if of_behavior else run
         parent, _, key = path.rpartition(".")
@@ -84,10 +97,10 @@ def _departures(rules: tuple[Rule, ...], run: RunSettings, behavior: str) -> tup
             continue
         value = getattr(block, key)
         default = type(block).model_fields[key].get_default(call_default_factory=True)
-        if value == default:
+        if value == default or value in rule.allowed:
             continue
         full = f"behaviors.{behavior}.{path}" if of_behavior else path
-        lines.append(f"{full}{_written(value, default)}: {reason}")
+        lines.append(f"{full}{_written(value, default)}: {rule.reason}")
     return tuple(lines)
 
 

@@ -16,6 +16,9 @@ from optinfra import tree
 from optinfra.check import require_dtype, require_shape
 from optinfra.types import PyTree, Signal, Stats, Transitions
 
+# Returns add rewards up, losses square returns and add those up: far below what float32 holds.
+LARGEST_REWARD = 1e12
+
 # (name, function, otherwise) -> function that may call `otherwise`, which takes the same
 # arguments, in the place of `function`.
 Guard = Callable[[str, Callable[..., Any], Callable[..., Any]], Callable[..., Any]]
@@ -69,7 +72,7 @@ def judge(signal: Signal) -> Callable[[PyTree, Transitions], Judged]:
 
     Returns:
       `(state, batch) -> Judged`, in the dtype of the batch's rewards. A reward in a row that
-      counts, or a γ, that is not finite is a failure.
+      counts that is not finite, or beyond ±10¹², is a failure, and so is a γ that is not finite.
 
     Raises:
       ValueError: from the function, the rewards have not one number a row.
@@ -81,7 +84,7 @@ def judge(signal: Signal) -> Callable[[PyTree, Transitions], Judged]:
         # In another precision it would round what it is averaged with, even where it has failed.
         rewards = rewards.to(batch.rewards.dtype)
         rewards = torch.where(batch.mask, state.strength * rewards, 0.0)
-        live = rewards.isfinite().all() & state.gamma.isfinite()
+        live = (rewards.abs() <= LARGEST_REWARD).all() & state.gamma.isfinite()
         return Judged(torch.where(live, rewards, 0.0), live)
 
     return judged
@@ -103,7 +106,7 @@ def learn(signal: Signal) -> Callable[[PyTree, Tensor, Transitions], tuple[PyTre
     Raises:
       ValueError: from the function, the new state has another structure or shape, or a stat
         is more than one number.
-      TypeError: from the function, the new state has another dtype.
+      TypeError: from the function, the new state has another dtype, or a stat is complex.
     """
 
     def learnt(state: PyTree, live: Tensor, batch: Transitions) -> tuple[PyTree, Report]:
@@ -112,6 +115,8 @@ def learn(signal: Signal) -> Callable[[PyTree, Tensor, Transitions], tuple[PyTre
         stats = {name: stat.detach() for name, stat in stats.items()}
         for name, stat in stats.items():
             require_shape(name, stat, ())
+            if stat.is_complex():
+                raise TypeError(f"`{name}` must be real, got {stat.dtype}.")
         numbers = [*tree.leaves(new), *stats.values()]
         finite = [x.isfinite().all() for x in numbers if x.is_floating_point()]
         succeeded = torch.stack([live, *finite]).all()

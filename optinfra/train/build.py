@@ -1,49 +1,132 @@
 """From settings to the functions they describe."""
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from optinfra import demos, lift, networks, schedules, transforms
+from optinfra import demos, lift, networks, schedules, transforms, tree
 from optinfra.imitation import behavioral_cloning
-from optinfra.iteration import Iteration, iteration
-from optinfra.learners import ppo
+from optinfra.iteration import Iteration, IterationState, iteration
+from optinfra.learners import ppo, sac
 from optinfra.lift.epochs import Stage, unlifted
 from optinfra.losses import squared_value_loss, trust_region_value_loss
-from optinfra.settings import OptinfraSettings, PPOSettings, RunSettings, TrainerSettings
+from optinfra.off_policy import OffPolicyState, off_policy
+from optinfra.rollout import Rollout
+from optinfra.settings import (
+    OptinfraSettings,
+    PPOSettings,
+    RunSettings,
+    SACSettings,
+    TrainerSettings,
+)
 from optinfra.signals.faults import Guard, unguarded
+from optinfra.store import ReplayStore
 from optinfra.train import signals
-from optinfra.train.collect import Remember
+from optinfra.train.collect import Remember, every_choice
+from optinfra.train.replaying import Cadence, Replaying
 from optinfra.types import (
     Imitation,
+    Key,
     Learner,
     PyTree,
     Schedule,
+    Signal,
     Spec,
     Stats,
     Transform,
+    Transitions,
 )
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "swish": networks.swish,
     "tanh": networks.tanh,
 }
-# From this many steps on compiling repays what it costs, about half a minute.
+# From this many steps, or updates from replay, on compiling repays what it costs: half a minute.
 WORTH_COMPILING = 500_000
+WORTH_COMPILING_UPDATES = 5_000
+GIB = 2**30
 CLONING_EPOCHS = 3  # ML-Agents' number where the settings give none
 
 
-def learner(spec: Spec, behavior: TrainerSettings, own: OptinfraSettings) -> Learner:
-    """Make the PPO that the settings describe, for these observations and actions."""
-    hyper, max_steps = _ppo_settings(behavior), behavior.max_steps
-    memory = behavior.network_settings.memory
+class Updates(NamedTuple):
+    """Everything between two rollouts: learning from them, or from replay."""
+
+    init: Callable[[Key], IterationState | OffPolicyState]
+    update: Callable[[Any, Rollout], tuple[Any, Stats]]
+
+
+class Learning(NamedTuple):
+    """How one behaviour is learnt."""
+
+    learner: Learner
+    iteration: Updates
+    replay: Replaying | None  # None where learning is from the rollouts alone
+
+
+def learning(
+    spec: Spec,
+    run: RunSettings,
+    name: str,
+    stage: Stage,
+    *,
+    guard: Guard = unguarded,
+    learns: bool = True,
+) -> Learning:
+    """Make what the settings describe.
+
+    Args:
+      spec: of the environment.
+      run: settings.
+      name: of the behaviour.
+      stage: applied to each function it consists of.
+      guard: applied to each function of a signal.
+      learns: False where only its state is wanted: then no demonstrations are read.
+
+    Raises:
+      RunError: a signal cannot be made.
+      DemoError: demonstrations cannot be read, or are of another kind of agent.
+    """
+    behavior, own = run.behaviors[name], run.optinfra
+    expert = signals.taken_from(spec) if learns else lambda path: signals.blank(spec)
+    made = signals.made(behavior, spec, own, expert)
+    ignore_done = [stream for stream, each in made.items() if each.ignore_done]
+    one = learner(spec, behavior, own, ignore_done=ignore_done)
+    options: dict[str, Any] = {
+        "imitation": _imitation(one, spec, behavior, own, stage, learns),
+        "stage": stage,
+        "guard": guard,
+    }
+    rewards = {stream: each.signal for stream, each in made.items()}
+    if isinstance(behavior.hyperparameters, SACSettings):
+        return _from_replay(one, spec, run, name, rewards, expert, options)
+    options["ignore_done"] = ignore_done
+    return Learning(one, Updates(*_from_rollouts(one, run, behavior, rewards, options)), None)
+
+
+def learner(
+    spec: Spec,
+    behavior: TrainerSettings,
+    own: OptinfraSettings,
+    *,
+    ignore_done: Collection[str] = (),
+) -> Learner:
+    """Make the learner that the settings describe, for these observations and actions."""
+    if isinstance(behavior.hyperparameters, SACSettings):
+        return _sac(spec, behavior, behavior.hyperparameters, own, ignore_done)
+    return _ppo(spec, behavior, _ppo_settings(behavior), own)
+
+
+def _ppo(
+    spec: Spec, behavior: TrainerSettings, hyper: PPOSettings, own: OptinfraSettings
+) -> Learner:
+    memory, max_steps = behavior.network_settings.memory, behavior.max_steps
 
     def decay(name: str, initial: float, floor: float) -> Schedule:
-        if getattr(hyper, f"{name}_schedule") == "constant":
-            return schedules.constant(initial)
-        return schedules.linear_to_floor(initial, floor, max_steps)
+        schedule = getattr(hyper, f"{name}_schedule")
+        return _decay(schedule, initial, floor, max_steps)
 
     return ppo(
         _network(spec, behavior, own),
@@ -57,6 +140,49 @@ def learner(spec: Spec, behavior: TrainerSettings, own: OptinfraSettings) -> Lea
         sequence_length=memory.sequence_length if memory else None,
         burn_in=own.burn_in if memory else 0,
     )
+
+
+def _sac(
+    spec: Spec,
+    behavior: TrainerSettings,
+    hyper: SACSettings,
+    own: OptinfraSettings,
+    ignore_done: Collection[str],
+) -> Learner:
+    sizes, memory = behavior.network_settings, behavior.network_settings.memory
+    network = networks.soft_actor_critic(
+        spec,
+        tuple(behavior.reward_signals.streams.values()),
+        critics=own.sac.critics,
+        memory_size=memory.memory_size if memory else None,
+        cell=own.recurrent_cell,
+        hidden_units=sizes.hidden_units,
+        num_layers=sizes.num_layers,
+        activation=ACTIVATIONS[own.activation],
+    )
+    return sac(
+        network,
+        spec,
+        learning_rate=_decay(
+            hyper.learning_rate_schedule,
+            hyper.learning_rate,
+            schedules.LEARNING_RATE_FLOOR,
+            behavior.max_steps,
+        ),
+        tau=hyper.tau,
+        init_entropy_coef=hyper.init_entcoef,
+        target_entropy_scale=own.sac.target_entropy_scale,
+        transform=_transform(own),
+        normalize=sizes.normalize,
+        sequence_length=memory.sequence_length if memory else None,
+        ignore_done=ignore_done,
+    )
+
+
+def _decay(schedule: str, initial: float, floor: float, max_steps: int) -> Schedule:
+    if schedule == "constant":
+        return schedules.constant(initial)
+    return schedules.linear_to_floor(initial, floor, max_steps)
 
 
 def _network(
@@ -82,55 +208,87 @@ def _network(
     return networks.recurrent_actor_critic(spec, streams, **options)
 
 
-def training_iteration(
+def _from_rollouts(
     learner: Learner,
-    spec: Spec,
     run: RunSettings,
-    name: str,
-    stage: Stage,
-    *,
-    guard: Guard = unguarded,
-    learns: bool = True,
+    behavior: TrainerSettings,
+    rewards: Mapping[str, Signal],
+    options: dict[str, Any],
 ) -> Iteration:
-    """Make the iteration that the settings describe.
-
-    Args:
-      learner: of this behaviour.
-      spec: of the environment.
-      run: settings.
-      name: of the behaviour.
-      stage: applied to each function it consists of.
-      guard: applied to each function of a signal.
-      learns: False where only its state is wanted: then no demonstrations are read.
-
-    Raises:
-      RunError: a signal cannot be made.
-      DemoError: demonstrations cannot be read, or are of another kind of agent.
-    """
-    behavior, own = run.behaviors[name], run.optinfra
     hyper, memory = _ppo_settings(behavior), behavior.network_settings.memory
-    remembering: dict[str, Any] = {}
     if memory is not None:
-        remembering = {
+        options |= {
             "sequence_length": memory.sequence_length,
-            "burn_in": own.burn_in,
+            "burn_in": run.optinfra.burn_in,
             "num_agents": run.env_settings.num_envs,
         }
-    expert = signals.taken_from(spec) if learns else lambda path: signals.blank(spec)
-    made = signals.made(behavior, spec, own, expert)
     return iteration(
         learner,
-        {stream: each.signal for stream, each in made.items()},
-        imitation=_imitation(learner, spec, behavior, own, stage, learns),
-        ignore_done=[stream for stream, each in made.items() if each.ignore_done],
+        rewards,
         gae_lambda=hyper.lambd,
         time_horizon=behavior.time_horizon,
         num_epochs=hyper.num_epoch,
         batch_size=hyper.batch_size,
-        stage=stage,
-        guard=guard,
-        **remembering,
+        **options,
     )
+
+
+def _from_replay(
+    learner: Learner,
+    spec: Spec,
+    run: RunSettings,
+    name: str,
+    rewards: Mapping[str, Signal],
+    expert: Callable[[str], Transitions],
+    options: dict[str, Any],
+) -> Learning:
+    behavior, num_envs = run.behaviors[name], run.env_settings.num_envs
+    hyper, memory = _sac_settings(behavior), behavior.network_settings.memory
+    collected = rollout_steps(run, behavior) * num_envs
+    updates = max(int(collected / hyper.steps_per_update), 1)
+    signal_updates = max(int(collected / hyper.reward_signal_steps_per_update), 1)
+    if memory is not None:
+        options |= {"sequence_length": memory.sequence_length, "num_agents": num_envs}
+    one = off_policy(
+        learner,
+        rewards,
+        batch_size=hyper.batch_size,
+        num_updates=updates,
+        num_signal_updates=signal_updates,
+        **options,
+    )
+
+    def store(folder: Path | None) -> ReplayStore:
+        place: dict[str, Any] = {}
+        if folder is not None:
+            limit = int(run.optinfra.sac.replay_memory * GIB)
+            place = {"ram_limit": limit, "folder": folder}
+        blank = tree.take(_masked(signals.blank(spec), spec), 0)
+        remembered = learner.memories(()) if memory else ()
+        capacity = max(hyper.buffer_size, num_envs)
+        return ReplayStore(blank, remembered, capacity=capacity, lanes=num_envs, **place)
+
+    prefill = run.optinfra.sac.prefill_replay
+    replay = Replaying(
+        one,
+        Cadence(
+            init_steps=hyper.buffer_init_steps,
+            ready_rows=hyper.batch_size,
+            steps_per_call=hyper.steps_per_update * updates,
+            steps_per_signal_call=hyper.reward_signal_steps_per_update * signal_updates,
+        ),
+        store,
+        _masked(expert(prefill), spec) if prefill else None,
+        saved=hyper.save_replay_buffer,
+    )
+    return Learning(learner, Updates(one.init, replay.update), replay)
+
+
+def _masked(rows: Transitions, spec: Spec) -> Transitions:
+    """Let every choice be allowed where demonstrations do not say."""
+    if isinstance(rows.action_mask, Tensor):
+        return rows
+    return rows._replace(action_mask=every_choice(spec, len(rows.mask)))
 
 
 def _imitation(
@@ -183,22 +341,38 @@ def until(end: int, imitation: Imitation) -> Imitation:
 
 
 def rollout_steps(run: RunSettings, behavior: TrainerSettings) -> int:
-    """Steps per environment between two updates: together they fill the buffer."""
-    return math.ceil(behavior.hyperparameters.buffer_size / run.env_settings.num_envs)
+    """Steps per environment between two updates.
+
+    Together they fill the buffer of an on-policy learner; with replay they are as many as make
+    one update due.
+    """
+    hyper, num_envs = behavior.hyperparameters, run.env_settings.num_envs
+    if isinstance(hyper, SACSettings):
+        return max(int(hyper.steps_per_update / num_envs), 1)
+    return math.ceil(hyper.buffer_size / num_envs)
 
 
 def chosen_stage(behavior: TrainerSettings, own: OptinfraSettings) -> Stage:
     """Decide whether the run is compiled; `auto` compiles what is long enough to repay it."""
-    worth = behavior.max_steps >= WORTH_COMPILING
+    hyper, worth = behavior.hyperparameters, behavior.max_steps >= WORTH_COMPILING
+    if isinstance(hyper, SACSettings):
+        worth = behavior.max_steps / hyper.steps_per_update >= WORTH_COMPILING_UPDATES
     compiles = own.compile == "on" or (own.compile == "auto" and worth)
     return lift.compiled if compiles else unlifted
 
 
 def _ppo_settings(behavior: TrainerSettings) -> PPOSettings:
-    """Narrow the hyperparameters; `settings.require_supported` has refused all others."""
+    """Narrow the hyperparameters; `settings.require_supported` has refused POCA's."""
     hyper = behavior.hyperparameters
     if not isinstance(hyper, PPOSettings):
         raise TypeError(f"`behavior` must have PPOSettings, got {type(hyper).__name__}.")
+    return hyper
+
+
+def _sac_settings(behavior: TrainerSettings) -> SACSettings:
+    hyper = behavior.hyperparameters
+    if not isinstance(hyper, SACSettings):
+        raise TypeError(f"`behavior` must have SACSettings, got {type(hyper).__name__}.")
     return hyper
 
 
@@ -208,7 +382,8 @@ def remember(learner: Learner) -> Remember:
 
 
 def _transform(own: OptinfraSettings) -> Transform:
-    adam = transforms.scale_by_adam()
+    adam = transforms.raveled(transforms.scale_by_adam())
     if own.max_grad_norm is not None:
+        # Leaf by leaf: laid end to end, the zeros of a signal that has failed would round the sum.
         adam = transforms.chain(transforms.clip_by_global_norm(own.max_grad_norm), adam)
-    return transforms.skip_nonfinite(transforms.raveled(adam))
+    return transforms.skip_nonfinite(adam)

@@ -42,7 +42,7 @@ class Faults:
         """
         for name, count in after.items():
             if count > before[name]:
-                self._tell(name, "it gave or learnt what is not finite")
+                self._tell(name, "it gave or learnt what is not finite, or too large")
 
     def _tell(self, name: str, reason: str) -> None:
         if name in self._told:

@@ -6,14 +6,17 @@ from optinfra import checkpoint
 from optinfra.settings import RunSettings, SettingsError, dump, load
 from optinfra.train.errors import RunError
 from optinfra.train.metrics import METRICS_FILE
+from optinfra.train.replaying import SUFFIX as REPLAY_SUFFIX
 
 CONFIGURATION = "configuration.yaml"
 METRICS = METRICS_FILE
 CURVE = "learning_curve.png"
 CHECKPOINTS = "checkpoints"
+REPLAY = "replay"
 WRITTEN = (  # the settings last: until then the folder holds a run
     f"{CHECKPOINTS}/*{checkpoint.SUFFIX}",
     f"{CHECKPOINTS}/.*{checkpoint.PARTIAL}",
+    f"{REPLAY}/*{REPLAY_SUFFIX}",
     METRICS,
     CURVE,
     "events.out.tfevents.*",

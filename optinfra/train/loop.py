@@ -1,10 +1,9 @@
 """The loop around the iteration: it collects, reports and saves, and computes nothing."""
 
 import os
-import signal
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,8 +11,9 @@ import torch
 
 from optinfra import checkpoint, envs, random, tree
 from optinfra.demos import DemoError
-from optinfra.iteration import Iteration, IterationState
+from optinfra.iteration import IterationState
 from optinfra.lift.epochs import unlifted
+from optinfra.off_policy import OffPolicyState
 from optinfra.settings import RunSettings, TrainerSettings
 from optinfra.train import build, folders
 from optinfra.train.collect import Remember
@@ -22,7 +22,9 @@ from optinfra.train.faults import Faults
 from optinfra.train.metrics import EpisodeWindow, MetricsWriter, WindowState, read_metrics
 from optinfra.train.plots import learning_curve
 from optinfra.train.progress import Progress
+from optinfra.train.replaying import Replaying
 from optinfra.train.sources import GymnasiumSource, Policy, Source, TensorSource
+from optinfra.train.stopping import Stop
 from optinfra.types import Key, PyTree
 
 WARM_UP = "compiling: the first iterations take a minute, and some more for each reward signal"
@@ -30,15 +32,18 @@ NEW_EPISODES = (
     "note: a Gymnasium environment cannot be saved, so new episodes begin here; "
     "everything else goes on as it was."
 )
+EMPTY_REPLAY = (
+    "note: the replay buffer was not saved, so it fills anew; to keep it with every checkpoint set "
+    "hyperparameters.save_replay_buffer."
+)
 # Parts of the names of those leaves of a `LoopState` that settings fill and nothing changes.
 SETTINGS = {"hyper", "strength", "gamma", "learning_rate", "gae_lambda"}
-STOPPING = (signal.SIGINT, signal.SIGTERM)
 
 
 class LoopState(NamedTuple):
     """What a checkpoint of a run holds."""
 
-    iteration: IterationState
+    iteration: IterationState | OffPolicyState
     source: PyTree
     window: WindowState
 
@@ -56,10 +61,11 @@ class Outcome(NamedTuple):
 class Training(NamedTuple):
     """The functions of one run, and where it begins."""
 
-    iteration: Iteration
+    iteration: build.Updates
     source: Source
     start: LoopState
     faults: Faults
+    replay: Replaying | None = None  # None where learning is from the rollouts alone
 
 
 def prepare(
@@ -83,8 +89,7 @@ def prepare(
     env, faults = made(run, run.env_settings.num_envs), Faults()
     options: dict[str, Any] = {"guard": faults.guard, "learns": learns}
     try:
-        learner = build.learner(env.spec, behavior, own)
-        one = build.training_iteration(learner, env.spec, run, name, stage, **options)
+        learner, one, replay = build.learning(env.spec, run, name, stage, **options)
     except DemoError:
         raise
     except ValueError as error:  # an observation that is no vector, or a burn-in too long
@@ -93,7 +98,7 @@ def prepare(
     source = sourced(env, learner.act, build.remember(learner), run, steps, stage, seed)
     key_iteration, key_source = random.split(seeded(run, device)).unbind()
     start = LoopState(one.init(key_iteration), source.init(key_source), EpisodeWindow().state())
-    return Training(one, source, start, faults)
+    return Training(one, source, start, faults, replay)
 
 
 def made(run: RunSettings, num_envs: int) -> envs.Env | envs.GymnasiumVector:
@@ -166,6 +171,7 @@ def train(
     Raises:
       RunError: the environment or the folder cannot be made, or does not behave.
       CheckpointError: the checkpoint does not fit the settings, or none can be written.
+      StoreError: the replay cannot be kept or saved, or what was saved of it not be read.
     """
     behavior = run.behaviors[name]
     with ExitStack() as stack:
@@ -176,10 +182,14 @@ def train(
         folder = resumed or folders.begin(run, name, chosen)
         metrics = stack.enter_context(_metrics(folder, begun))
         folders.record(folder, run)
+        if training.replay is not None and resumed is None:
+            training.replay.open(folder)
         progress = stack.enter_context(Progress(behavior.max_steps, begun))
         stack.enter_context(_warnings_as_lines(progress))
         if resumed and not training.source.exact:
             progress.print(NEW_EPISODES)
+        if training.replay is not None and training.replay.lost:
+            progress.print(EMPTY_REPLAY)
         if build.chosen_stage(behavior, run.optinfra) is not unlifted:
             progress.note(WARM_UP)
         loop = _Loop(training, state, behavior, folder, metrics, progress)
@@ -201,8 +211,13 @@ def _prepared(
     training = prepare(run, name, device, begun=checkpoint.step_of(saved))
     state = restored(saved, training.start)
     if not training.source.exact:  # its episodes begin anew, and nobody remembers the old ones
-        forgotten = training.start.iteration.memory
-        state = state._replace(iteration=state.iteration._replace(memory=forgotten))
+        forgotten = {"memory": training.start.iteration.memory}
+        state = state._replace(iteration=state.iteration._replace(**forgotten))
+    if training.replay is not None:
+        training.replay.open(resumed)
+        training.replay.load(resumed / folders.REPLAY, checkpoint.step_of(saved))
+        if not training.source.exact:
+            training.replay.cut()
     return training, state
 
 
@@ -211,6 +226,15 @@ def _metrics(folder: Path, begun: int) -> MetricsWriter:
         return MetricsWriter(folder, start_steps=begun)
     except ValueError as error:  # what is there is damaged
         raise RunError(str(error)) from error
+
+
+class _Advanced(NamedTuple):
+    """What one rollout and the learning after it have come to."""
+
+    state: LoopState
+    window: EpisodeWindow
+    stats: dict[str, float]
+    steps: int
 
 
 class _Loop:
@@ -234,11 +258,14 @@ class _Loop:
 
     def run_until(self, max_steps: int) -> bool:
         """Iterate, and save what there is however it ends; True if it ended before its time."""
-        with _Stop() as stop:
+        with Stop() as stop:
             try:
                 while self.steps < max_steps and not stop.asked:
                     before = self.steps
-                    stop.within(self.advance)
+                    advanced = stop.within(self.advance)
+                    if advanced is None:
+                        break
+                    self.settle(advanced)
                     if _passed(self.behavior.summary_freq, before, self.steps):
                         self.report()
                     if _passed(self.behavior.checkpoint_every, before, self.steps):
@@ -252,24 +279,30 @@ class _Loop:
                         self.save()
         return self.steps < max_steps
 
-    def advance(self) -> None:
-        """Collect one rollout and learn from it."""
+    def advance(self) -> _Advanced:
+        """Collect one rollout and learn. Nothing changes by it: it may be ended anywhere."""
         old = self.state
         source, rollout, ended = self.training.source.collect(
             old.source, old.iteration.learner.params
         )
         learnt, tensors = self.training.iteration.update(old.iteration, rollout)
-        stats = dict(zip(tensors, torch.stack(list(tensors.values())).tolist()))
+        stats = dict(zip(tensors, torch.stack(list(tensors.values())).tolist())) if tensors else {}
         self.training.faults.notice(old.iteration.failures, learnt.failures)
         window = EpisodeWindow(old.window)
         for episode in ended:
             window.add(episode.total_reward, episode.length)
         state, steps = LoopState(learnt, source, window.state()), int(learnt.learner.steps)
-        if not self.stats:
-            self.progress.note("")  # what was slow about the first iteration is over
-        # Without a call in between, so that no Ctrl-C comes in between.
-        self.state, self.window, self.stats, self.steps = state, window, stats, steps
-        self.progress.update(steps, window.mean, stats)
+        return _Advanced(state, window, stats, steps)
+
+    def settle(self, advanced: _Advanced) -> None:
+        """Take over what `advance` has come to."""
+        if advanced.stats and not self.stats:
+            self.progress.note("")  # what was slow about the first update is over
+        self.state, self.window, self.steps = advanced.state, advanced.window, advanced.steps
+        self.stats = advanced.stats or self.stats
+        if self.training.replay is not None:
+            self.training.replay.commit()
+        self.progress.update(self.steps, self.window.mean, self.stats)
 
     def report(self) -> None:
         """Write a row of metrics."""
@@ -280,52 +313,18 @@ class _Loop:
     def save(self) -> None:
         """Write a checkpoint and delete those that are too many."""
         path = checkpoint.numbered(self.folder / folders.CHECKPOINTS, self.steps)
+        if self.training.replay is not None:
+            self.training.replay.save(self.folder / folders.REPLAY, self.steps)
         checkpoint.save(path, self.state, {"steps": str(self.steps)})
         self.saved = self.state
+        if self.training.replay is not None:
+            self.training.replay.prune(self.folder / folders.REPLAY, self.steps)
         checkpoint.prune(path.parent, self.behavior.keep_checkpoints)
 
 
 def _passed(every: int, before: int, after: int) -> bool:
     """Whether a multiple was reached: a run that was resumed does so where others do."""
     return after // every > before // every
-
-
-class _Stop:
-    """What Ctrl-C does: it ends an iteration at once, and lets what is written be written.
-
-    A second one must not end the saving that the first began.
-    """
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._at_once = False
-        self._handlers: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> "_Stop":
-        with suppress(ValueError):  # not the main thread: signals go elsewhere
-            for number in STOPPING:
-                if callable(signal.getsignal(number)):  # neither ignored nor the system's
-                    self._handlers[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-    def within(self, function: Callable[[], None]) -> None:
-        """Call a function that may be ended anywhere."""
-        try:
-            self._at_once = True
-            function()
-            self._at_once = False
-        except KeyboardInterrupt:
-            self.asked, self._at_once = True, False
-
-    def _handle(self, *_: object) -> None:
-        self.asked = True
-        if self._at_once:
-            self._at_once = False
-            raise KeyboardInterrupt
 
 
 @contextmanager

@@ -55,6 +55,8 @@ def record(
     """
     if file.suffix != SUFFIX:
         raise RunError(f"{file}: a recording's name must end in {SUFFIX}.")
+    if file.is_dir():
+        raise RunError(f"{file}: is a folder. Choose another name.")
     if file.exists() and not force:
         raise RunError(f"{file}: exists already. Overwrite it by --force, or choose another name.")
     shares = [len(range(env, episodes, MOST_ENVS)) for env in range(min(episodes, MOST_ENVS))]

@@ -11,6 +11,8 @@ from optinfra.settings import OptinfraSettings, RewardSignalSettings, TrainerSet
 from optinfra.signals import curiosity, extrinsic, gail, rnd
 from optinfra.signals.faults import require_state
 from optinfra.train.errors import RunError
+from optinfra.train.metrics import COLUMNS
+from optinfra.train.names import TAGS
 from optinfra.types import Action, Key, PyTree, Signal, Spec, Transitions
 
 
@@ -42,16 +44,19 @@ def register(name: str, factory: Factory) -> None:
     `strength`, `gamma`, `learning_rate`, `network_settings` and `parameters` of its own.
 
     Args:
-      name: of the signal and its stream, an identifier.
+      name: of the signal and its stream, an identifier; its stats begin with it.
       factory: from what is asked for to the signal.
 
     Raises:
-      ValueError: `name` is no identifier, or taken by another factory.
+      ValueError: `name` is no identifier, taken by another factory, or begins the name of
+        another stat.
     """
     if not name.isidentifier():
         raise ValueError(f"`name` must be an identifier, got {name!r}.")
     if {**_BUILT_IN, **_REGISTERED}.get(name, factory) is not factory:
         raise ValueError(f"`name` must be a new one, got {name!r}, which is registered already.")
+    if any(column.startswith(f"{name}_") for column in (*COLUMNS, *TAGS)):
+        raise ValueError(f"`name` must not begin the name of another stat, got {name!r}.")
     _REGISTERED[name] = factory
 
 
@@ -128,7 +133,13 @@ def _factory(name: str) -> Factory:
     package, _, own = name.rpartition(":")
     if not package:
         return _BUILT_IN[name]
-    _named(name, importlib.import_module)(package)
+    try:
+        _named(name, importlib.import_module)(package)
+    except RunError as error:
+        if isinstance(error.__cause__, ModuleNotFoundError) and error.__cause__.name == package:
+            advice = f"cannot import {package}. Install it, or put its folder in PYTHONPATH."
+            raise RunError(f"reward_signals.{name}: {advice}") from error.__cause__
+        raise
     if own not in _REGISTERED:
         raise RunError(f"reward_signals.{name}: `{package}` registers no signal called {own}.")
     return _REGISTERED[own]

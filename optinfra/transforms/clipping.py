@@ -1,5 +1,6 @@
 """Gradients of bounded length or size."""
 
+from functools import reduce
 from typing import NamedTuple
 
 import torch
@@ -43,12 +44,17 @@ def global_norm(xs: PyTree) -> Tensor:
       xs: any pytree of float tensors.
 
     Returns:
-      `[]`, in the unit of the leaves. Its derivative at zero is zero.
+      `[]`, in the unit of the leaves. Its derivative at zero is zero. A leaf of zeros
+      more or less changes not a bit.
 
     Source: optax.global_norm, https://optax.readthedocs.io/en/latest/api/utilities.html.
     """
     norms = [torch.linalg.vector_norm(x) for x in tree.leaves(xs)]
-    return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
+    return reduce(_hypotenuse, norms) if norms else torch.zeros(())
+
+
+def _hypotenuse(a: Tensor, b: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(torch.stack([a, b]))
 
 
 def clip_by_global_norm(max_norm: float) -> Transform:

@@ -25,9 +25,9 @@ def raveled(transform: Transform) -> Transform:
     guarded, clipped Adam takes 0.5 of the time on 13 leaves of 38 000 numbers, 0.26 on 52 of
     12 000 (adam alone 0.8 and 0.64). Compiled, there is little between them.
 
-    The result is the same for transformations that work element by element or on the whole,
-    which is all of this room but `masked`: its mask has the structure of the parameters, so
-    write `masked(raveled(…), mask)`.
+    The result is the same, on the whole to rounding, for transformations that work element by
+    element or on the whole, which is all of this room but `masked`: its mask has the structure
+    of the parameters, so write `masked(raveled(…), mask)`.
 
     Args:
       transform: it is given a dict of vectors by dtype (`"torch.float32"`: `[N]`).

@@ -1,6 +1,6 @@
 """Contract cases of `optinfra.iteration`."""
 
-from optinfra.iteration import iteration, transitions
+from optinfra.iteration import iteration
 from optinfra.signals import extrinsic
 from tests import examples
 from tests.contracts import Case
@@ -24,7 +24,6 @@ def remembered(k: int):
 
 
 CASES = {
-    "transitions": Case(transitions, lambda k: (examples.rollout(100 * k, 5, 2),), graphs=0),
     "iteration.init recurrent": Case(REMEMBERING.init, lambda k: (examples.key(k),)),
     "iteration.update recurrent": Case(
         REMEMBERING.update, lambda k: (REMEMBERING.init(examples.key(k)), remembered(k)), step=True
