@@ -126,7 +126,8 @@ RUN = dict(
         initialization="mlagents", activation="swish", value_clipping=True,
         recurrent_cell="lstm", burn_in=0, rnd_reward_normalization=False, threads=None,
         sac=dict(
-            critics=2, target_entropy_scale=1.0, prefill_replay=None, replay_memory=8.0,
+            critics=2, value_network=True, target_critics=None, layer_norm=False,
+            target_entropy_scale=1.0, prefill_replay=None, replay_memory=8.0,
         ),
     ),
 )  # fmt: skip

@@ -184,6 +184,33 @@ def test_demonstrations_fill_the_replay(tmp_path):
     assert told[0][2]  # there is enough to learn from at once
 
 
+FORMS = [
+    "optinfra.sac={value_network: false}",
+    "optinfra.sac={value_network: false, critics: 4, target_critics: 2, layer_norm: true}",
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("also", [None, REMEMBERING])
+def test_modern_forms_are_trained_go_on_and_are_evaluated(tmp_path, form, also):
+    given = [form, *([also] if also else [])]
+    begin(tmp_path / "whole", *given)
+    begin(tmp_path / "run", *given, "max_steps=90")
+    go_on(tmp_path / "run", *given)
+    assert_the_same_end(tmp_path / "run", tmp_path / "whole")
+    weights = [name for name in leaves(tmp_path / "run") if "/params/weights/" in name]
+    assert not any("/value." in name for name in weights)
+    assert any("/q4." in name for name in weights) == ("critics: 4" in form)
+    assert any(".norms." in name for name in weights) == ("layer_norm" in form)
+    found = evaluate.evaluate(tmp_path / "run", episodes=1, stochastic=False, seed=0, device=CPU)
+    assert math.isfinite(found.mean)
+
+
+def test_a_subset_of_critics_wants_no_value_network(tmp_path):
+    done = optinfra("train", "--trainer", "sac", "--set", "optinfra.sac.target_critics=1")
+    assert_refused(done, "`target_critics`")
+
+
 # --- going on -----------------------------------------------------------------------------
 
 

@@ -1,8 +1,9 @@
-"""Soft actor-critic, as ML-Agents does it: a value network with a target beside the Qs."""
+"""Soft actor-critic: with a value network as ML-Agents does it, or in the forms that followed."""
 
 import math
-from collections.abc import Collection
-from functools import partial
+from collections.abc import Collection, Sequence
+from functools import partial, reduce
+from operator import add
 from typing import NamedTuple
 
 import torch
@@ -15,7 +16,7 @@ from optinfra.distributions import (
     mask_logits,
     squashed,
 )
-from optinfra.learners import soft_losses
+from optinfra.learners import soft_losses, soft_targets
 from optinfra.learners.acting import (
     Acting,
     act,
@@ -30,10 +31,11 @@ from optinfra.learners.soft import (
     SACBatch,
     blanked,
     check_batch,
-    check_streams,
     live_rows,
+    reset_of,
     time_first,
 )
+from optinfra.learners.soft_targets import Draws
 from optinfra.moments import Moments
 from optinfra.networks import SoftActorCritic
 from optinfra.schedules import constant
@@ -73,7 +75,7 @@ class SACState(NamedTuple):
     """Everything that changes between updates."""
 
     params: SACParams
-    target: Params  # V's weights, averaged over updates
+    target: Params  # V's weights, or without V those of all Qs, averaged over updates
     log_entropy_coef: dict[str, Tensor]  # ln α: [1] of the dimensions, [K] of the branches
     opt: PyTree  # state of the transform
     hyper: SACHyper
@@ -100,6 +102,7 @@ def sac(
     normalize: bool = False,
     sequence_length: int | None = None,
     ignore_done: Collection[str] = (),
+    target_critics: int | None = None,
 ) -> Learner:
     """Fit action values and a policy that is as random as it can afford.
 
@@ -111,8 +114,17 @@ def sac(
     With discrete branches expectations over choices take the place of draws; Q and V
     average over branches, L_π sums. With both, Q counts once in L_π.
 
+    Where the network has no V, the Qs have targets of their own (SAC's second form):
+
+        y = r + γ·(1 − terminated)·(min_i Q̄_i(o′, ã′) − α·log π(ã′ | o′)),  ã′ ~ π(o′)
+        L_π = mean (α·log π(ã | o) − min_i Q_i(o, ã));   Q̄ ← (1 − τ)·Q̄ + τ·Q
+
+    There `target_critics` M makes min_i in y one over M of the C action values, drawn anew at
+    each update, and L_π has their mean, mean_i Q_i: M = 2 of C = 10 is REDQ, M = C what DroQ has.
+
     Args:
-      network: policy, V and C ≥ 1 action values; the streams are those they have values for.
+      network: policy, V or none, and C ≥ 1 action values; the streams are those they have
+        values for.
       spec: sizes of observations and actions.
       learning_rate: η ≥ 0, per environment step where it is a schedule.
       tau: τ in (0, 1], rate of the target.
@@ -124,27 +136,34 @@ def sac(
       normalize: whether observations pass a running normaliser first.
       sequence_length: S, after how many steps `trajectory_values` tells a memory.
       ignore_done: streams for which an episode's termination is none.
+      target_critics: M in [1, C], where there is no V. None: all, and the least in L_π too.
 
     Returns:
       A `Learner` over `SACState` and `SACBatch`. Its stats, all `[]`: `policy_loss`,
-      `value_loss`, `q1_loss`, `q2_loss`, … (means over streams), `entropy` (−log π),
-      `continuous_entropy_coef`, `discrete_entropy_coef` (means after the step, where the part
-      exists),
-      `grad_norm`, `learning_rate`. An update draws once: `random.normal` `[rows, A]`.
+      `value_loss` (where there is V), `q1_loss`, `q2_loss`, … (means over streams), `entropy`
+      (−log π), `continuous_entropy_coef`, `discrete_entropy_coef` (means after the step, where
+      the part exists), `grad_norm`, `learning_rate`. An update draws ε of ã by one
+      `random.normal` `[rows, A]`; where there is no V, by a second one that of ã′. Its
+      `values` are then what the least of the Qs promises, as `SoftActorCritic` has them.
 
     Raises:
-      ValueError: a number is out of range; or, from the functions, a shape or the names of
-        the streams disagree, or an observation is missing.
-      TypeError: from the functions, a flag is not bool or a choice not int64.
+      ValueError: a number is out of range, or `target_critics` is given with V; or, from the
+        functions, a shape or the names of the streams disagree, or an observation is missing.
+      TypeError: `target_critics` is no integer; or, from the functions, a flag is not bool or
+        a choice not int64.
 
     Differs: from ML-Agents, where padding trains the critics, and with both kinds of actions
-    V's target has the continuous entropy with the wrong sign and L_π counts Q twice.
-    Source: Haarnoja et al. 2018, https://arxiv.org/abs/1801.01290 and
-    https://arxiv.org/abs/1812.05905; Christodoulou 2019 (discrete), https://arxiv.org/abs/1910.07207.
+    V's target has the continuous entropy with the wrong sign and L_π counts Q twice. With V
+    the least of the Qs is that of their means over choices, without it that of each choice.
+    Source: Haarnoja et al. 2018, https://arxiv.org/abs/1801.01290 and (no V)
+    https://arxiv.org/abs/1812.05905; Christodoulou 2019 (discrete),
+    https://arxiv.org/abs/1910.07207; Chen et al. 2021 (REDQ), https://arxiv.org/abs/2101.05982;
+    Hiraoka et al. 2022 (DroQ), https://arxiv.org/abs/2110.02034.
     """
     require_number("tau", tau, 0.0, 1.0, open_low=True)
     require_number("init_entropy_coef", init_entropy_coef, 0.0, open_low=True)
     require_number("target_entropy_scale", target_entropy_scale)
+    _require_target_critics(network, target_critics)
     if sequence_length is not None:
         require_integer("sequence_length", sequence_length, 1)
     if not isinstance(learning_rate, Schedule):
@@ -159,6 +178,7 @@ def sac(
         learning_rate=learning_rate,
         numbers=(tau, init_entropy_coef, target_entropy_scale),
         ignore_done=frozenset(ignore_done),
+        target_critics=target_critics,
     )
     judge = critic(acting, network.values, network.values_and_memories)
     return Learner(
@@ -186,6 +206,19 @@ class _Rule(NamedTuple):
     learning_rate: Schedule
     numbers: tuple[float, float, float]
     ignore_done: frozenset[str]
+    target_critics: int | None
+
+
+def _require_target_critics(network: SoftActorCritic, target_critics: int | None) -> None:
+    if target_critics is None:
+        return
+    if network.value_network:
+        raise ValueError(
+            f"`target_critics` must be None where a value network gives the targets, "
+            f"got {target_critics}. Build the network with `value_network=False`."
+        )
+    require_integer("target_critics", target_critics, 1)
+    require_number("target_critics", target_critics, 1, network.critics)
 
 
 def _init(rule: _Rule, key: Key) -> SACState:
@@ -210,7 +243,7 @@ def _init(rule: _Rule, key: Key) -> SACState:
     running = tuple(moments.init(shape, device=key.device) for shape in rule.acting.spec.obs)
     return SACState(
         params=SACParams(weights, running if rule.acting.normalize else ()),
-        target=_of_value(weights),
+        target=_averaged(rule.network, weights),
         log_entropy_coef=log_coefs,
         opt=rule.transform.init(_flat(_Learnt(weights, log_coefs))),
         hyper=hyper,
@@ -219,9 +252,10 @@ def _init(rule: _Rule, key: Key) -> SACState:
     )
 
 
-def _of_value(weights: Params) -> Params:
-    """Copy V's weights: a compiled update would notice that the target's are the same tensors."""
-    return {name: x.clone() for name, x in weights.items() if name.startswith("value.")}
+def _averaged(network: SoftActorCritic, weights: Params) -> Params:
+    """Copy what has a target: a compiled update would notice that these are the same tensors."""
+    names = ["value"] if network.value_network else [f"q{i + 1}" for i in range(network.critics)]
+    return {name: x.clone() for name, x in weights.items() if name.partition(".")[0] in names}
 
 
 def _flat(learnt: _Learnt) -> Params:
@@ -234,18 +268,22 @@ def _flat(learnt: _Learnt) -> Params:
 
 
 def _update(rule: _Rule, state: SACState, batch: SACBatch) -> tuple[SACState, Stats]:
-    check_batch(rule.acting.spec, batch, sequences=rule.acting.recurrent)
+    check_batch(
+        rule.acting.spec,
+        batch,
+        sequences=rule.acting.recurrent,
+        value_network=rule.network.value_network,
+    )
     batch = blanked(batch)
-    key, key_noise = random.split(state.key).unbind()
-    noise = random.normal(key_noise, (batch.mask.numel(), rule.acting.spec.action.continuous))
-    noise = noise.reshape(*batch.mask.shape, rule.acting.spec.action.continuous)
+    key, draws = _draw(rule, state.key, batch.mask.shape)
     if rule.acting.recurrent:
-        batch, noise = time_first(batch), noise.movedim(1, 0)
+        batch = time_first(batch)
     learnt = _Learnt(state.params.weights, state.log_entropy_coef)
     batch, learnt = tree.map(Tensor.detach, (batch, learnt))
     rate = rule.learning_rate.value(state.hyper.learning_rate, state.steps)
 
-    loss = partial(_loss, rule, state, batch, noise)
+    targets = _targets(rule, state, batch, draws)
+    loss = partial(_loss, rule, state, _Lesson(batch, targets, draws.noise))
     grads, (_, stats) = grad_and_value(loss, has_aux=True)(learnt)
     flat, flat_grads = _flat(learnt), _flat(grads)
     opt, directions = rule.transform.update(state.opt, flat_grads, flat)
@@ -261,70 +299,85 @@ def _update(rule: _Rule, state: SACState, batch: SACBatch) -> tuple[SACState, St
     return state, stats
 
 
-def _loss(
-    rule: _Rule, state: SACState, batch: SACBatch, noise: Tensor, learnt: _Learnt
-) -> tuple[Tensor, Stats]:
+def _draw(rule: _Rule, key: Key, rows: Sequence[int]) -> tuple[Key, Draws]:
+    """Draw what one update needs. ε of ã is the same whatever else is drawn."""
+
+    def noise(key: Key) -> Tensor:
+        width = rule.acting.spec.action.continuous
+        drawn = random.normal(key, (math.prod(rows), width)).reshape(*rows, width)
+        return drawn.movedim(1, 0) if rule.acting.recurrent else drawn
+
+    if rule.network.value_network:
+        key, key_noise = random.split(key).unbind()
+        return key, Draws(noise(key_noise))
+    number, critics = rule.target_critics, rule.network.critics
+    if number in (None, critics):
+        key, key_noise, key_next = random.split(key, 3).unbind()
+        return key, Draws(noise(key_noise), noise(key_next))
+    key, key_noise, key_next, key_critics = random.split(key, 4).unbind()
+    chosen = random.permutation(key_critics, critics)[:number]
+    return key, Draws(noise(key_noise), noise(key_next), chosen)
+
+
+def _targets(rule: _Rule, state: SACState, batch: SACBatch, draws: Draws) -> dict[str, Tensor]:
+    """Compute y `[*N]` by stream."""
+    if rule.network.value_network:
+        following = soft_targets.by_value_network(rule.acting, rule.network, state, batch)
+    else:
+        following = soft_targets.by_action_values(rule.acting, rule.network, state, batch, draws)
+    return soft_targets.targets(following, batch, rule.ignore_done)
+
+
+def _promised(rule: _Rule, now: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Make of all Qs the one that the policy seeks."""
+    if rule.network.value_network:
+        return now[0]
+    if rule.target_critics is None:
+        return soft_losses.least(now)
+    return soft_losses.mean(now)
+
+
+class _Lesson(NamedTuple):
+    """What one update learns from."""
+
+    batch: SACBatch
+    targets: dict[str, Tensor]  # y [*N] by stream
+    noise: Tensor  # [*N, A], ε of ã
+
+
+def _loss(rule: _Rule, state: SACState, lesson: _Lesson, learnt: _Learnt) -> tuple[Tensor, Stats]:
     """Sum all losses; what one must not teach the others is detached."""
+    batch, targets, noise = lesson
+    sizes, network = rule.acting.spec.action, rule.network
     obs = normalized(rule.acting, state.params, batch.obs)
     frozen = tree.map(Tensor.detach, learnt)
-    actor, critic = (batch.memory.actor, batch.memory.critic) if rule.acting.recurrent else ((), ())
-    reset = batch.reset if isinstance(batch.reset, Tensor) else None
-    outputs, _ = rule.network.policy(learnt.weights, obs, actor, reset)
+    reset = reset_of(batch)
+    actor, critic = batch.memory if rule.acting.recurrent else ((), ())
+    outputs, _ = network.policy(learnt.weights, obs, actor, reset)
     outputs = outputs._replace(logits=mask_logits(outputs.logits, batch.action_mask))
-    drawn = soft_losses.drawn_from(rule.acting.spec.action, outputs, noise)
-    values, _ = rule.network.values(learnt.weights, obs, critic, reset)
+    drawn = soft_losses.drawn_from(sizes, outputs, noise)
 
-    def judged(i: int, weights: Params, actions: Tensor) -> dict[str, Tensor]:
-        return rule.network.action_values(i, weights, obs, actions, reset)
+    def judged(weights: Params, actions: Tensor) -> list[dict[str, Tensor]]:
+        return [
+            network.action_values(i, weights, obs, actions, reset) for i in range(network.critics)
+        ]
 
-    taken = [
-        judged(i, learnt.weights, batch.action.continuous) for i in range(rule.network.critics)
-    ]
-    if rule.acting.spec.action.continuous:
-        now = [judged(i, frozen.weights, drawn.action) for i in range(rule.network.critics)]
-    else:
-        now = tree.map(Tensor.detach, taken)
+    taken = judged(learnt.weights, batch.action.continuous)
+    detached = tree.map(Tensor.detach, taken)
+    now = judged(frozen.weights, drawn.action) if sizes.continuous else detached
     rows = live_rows(batch)
     live = {name: mask.any() for name, mask in rows.items()}
     coefs = {name: x.exp() for name, x in frozen.log_entropy_coef.items()}
-    targets = _targets(rule, state, batch)
-    sizes = rule.acting.spec.action
     q_losses = [soft_losses.q_loss(sizes, batch, q, targets, rows, live) for q in taken]
-    value_loss = soft_losses.value_loss(sizes, values, now, drawn, coefs, rows, live)
-    policy_loss = soft_losses.policy_loss(sizes, now[0], drawn, coefs, live, batch.mask)
+    policy_loss = soft_losses.policy_loss(
+        sizes, _promised(rule, now), drawn, coefs, live, batch.mask
+    )
     entropy_loss, entropy = soft_losses.entropy_loss(
         sizes, learnt.log_entropy_coef, state.hyper.target_entropy, drawn, batch.mask
     )
-    total = policy_loss + value_loss + sum(q_losses[1:], q_losses[0]) + entropy_loss
-    stats = {"policy_loss": policy_loss, "value_loss": value_loss, "entropy": entropy}
-    stats |= {f"q{i + 1}_loss": x for i, x in enumerate(q_losses)}
-    return total, {name: stat.detach() for name, stat in stats.items()}
-
-
-def _targets(rule: _Rule, state: SACState, batch: SACBatch) -> dict[str, Tensor]:
-    """Compute y `[*N]` by stream."""
-    following = _following_values(rule, state, batch)
-    check_streams(following, batch)
-    targets = {}
-    for name, value in following.items():
-        ended = torch.zeros_like(batch.mask) if name in rule.ignore_done else batch.terminated
-        onward = torch.where(ended, 0.0, batch.discounts[name] * value)
-        targets[name] = batch.rewards[name] + onward
-    return targets
-
-
-def _following_values(rule: _Rule, state: SACState, batch: SACBatch) -> dict[str, Tensor]:
-    """Ask the target what follows each step, with what is remembered by then."""
-    next_obs = normalized(rule.acting, state.params, batch.next_obs)
-    values = rule.network.values
-    if not rule.acting.recurrent:
-        return values(state.target, next_obs, (), None)[0]
-    obs = normalized(rule.acting, state.params, batch.obs)
-    if not isinstance(batch.reset, Tensor):
-        # As in ML-Agents: V reads the first observation, and its target goes on from there.
-        first = tree.take(obs, slice(1))
-        _, memory = values(state.params.weights, first, batch.memory.critic, None)
-        return values(state.target, next_obs, memory, None)[0]
-    _, after = rule.network.values_and_memories(state.target, obs, batch.memory.critic, batch.reset)
-    single = tree.map(lambda x: x[None], next_obs)
-    return tree.take(values(state.target, single, after, None)[0], 0)
+    losses = {"policy_loss": policy_loss} | {f"q{i + 1}_loss": x for i, x in enumerate(q_losses)}
+    if network.value_network:
+        values, _ = network.values(learnt.weights, obs, critic, reset)
+        losses["value_loss"] = soft_losses.value_loss(sizes, values, now, drawn, coefs, rows, live)
+    stats = {name: x.detach() for name, x in (losses | {"entropy": entropy}).items()}
+    return reduce(add, losses.values(), entropy_loss), stats

@@ -26,9 +26,13 @@ class SACBatch(NamedTuple):
     # What follows is for learners that remember. A row is then a sequence, `*N` is `N, S`.
     memory: PyTree = ()  # Memories [N, M], what each sequence starts from
     reset: PyTree = ()  # [N, S] bool, True where a step starts from an empty memory; () nowhere
+    # Only targets without a value network ask what the policy would do next.
+    next_action_mask: PyTree = ()  # [*N, choices] bool, of next_obs; () where all is allowed
 
 
-def check_batch(spec: Spec, batch: SACBatch, *, sequences: bool) -> None:
+def check_batch(
+    spec: Spec, batch: SACBatch, *, sequences: bool, value_network: bool = True
+) -> None:
     """Raise unless shapes and dtypes of a batch are those of the spec."""
     rows, sizes = batch.mask.shape, spec.action
     if sequences and len(rows) != 2:
@@ -44,12 +48,15 @@ def check_batch(spec: Spec, batch: SACBatch, *, sequences: bool) -> None:
     require_shape("action.continuous", batch.action.continuous, (*rows, sizes.continuous))
     require_shape("action.discrete", batch.action.discrete, (*rows, len(sizes.branches)))
     require_shape("action_mask", batch.action_mask, (*rows, sizes.choices))
+    for x in tree.leaves(batch.next_action_mask):
+        require_dtype("next_action_mask", x, torch.bool)
+        require_shape("next_action_mask", x, (*rows, sizes.choices))
     require_shape("terminated", batch.terminated, rows)
     for column in ("rewards", "discounts", "live"):
         for name, x in dict(getattr(batch, column)).items():
             require_shape(f"{column}[{name!r}]", x, rows)
     if sequences:
-        _check_sequences(batch)
+        _check_sequences(batch, value_network)
 
 
 def check_streams(values: dict[str, Tensor], batch: SACBatch) -> None:
@@ -63,9 +70,11 @@ def check_streams(values: dict[str, Tensor], batch: SACBatch) -> None:
             )
 
 
-def _check_sequences(batch: SACBatch) -> None:
+def _check_sequences(batch: SACBatch, value_network: bool) -> None:
     memories = tree.leaves(batch.memory)
-    if len(memories) < len(Memories._fields):
+    # Qs begin a sequence with an empty memory: without V the policy's is all that is read.
+    read = batch.memory if value_network else batch.memory[:1]
+    if len(tree.leaves(read)) < (len(Memories._fields) if value_network else 1):
         raise ValueError("`memory` must be given to a learner that remembers.")
     for x in memories:
         require_leading("memory", x, batch.mask.shape[:1], "N")
@@ -88,6 +97,11 @@ def time_first(batch: SACBatch) -> SACBatch:
     """Turn sequences `[N, S, …]` into `[S, N, …]`, as networks with a memory have them."""
     turned = tree.map(lambda x: x.movedim(1, 0), batch._replace(memory=()))
     return turned._replace(memory=batch.memory)
+
+
+def reset_of(batch: SACBatch) -> Tensor | None:
+    """Tell which steps start from an empty memory, or None where none does."""
+    return batch.reset if isinstance(batch.reset, Tensor) else None
 
 
 def live_rows(batch: SACBatch) -> dict[str, Tensor]:

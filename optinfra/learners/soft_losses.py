@@ -1,5 +1,6 @@
 """The losses of soft actor-critic, of what the policy would do now."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from optinfra.distributions import PolicyOutputs, gaussian_log_prob, log_tanh_slope
 from optinfra.learners.soft import SACBatch
 from optinfra.losses import live_mean, masked_mean
+from optinfra.networks import branch_probs, expected_value
 from optinfra.types import ActionSpec
 
 PROB_EPS = 1e-7  # ML-Agents' guard against log 0
@@ -26,9 +28,7 @@ def drawn_from(spec: ActionSpec, outputs: PolicyOutputs, noise: Tensor) -> Drawn
     """Draw μ + σ·ε and squash it; of choices take the probabilities. ε `[*N, A]` is `noise`."""
     raw = outputs.mean + outputs.log_std.exp() * noise
     log_prob = gaussian_log_prob(raw, outputs.mean, outputs.log_std) - log_tanh_slope(raw)
-    probs = outputs.logits
-    if sizes := spec.branches:
-        probs = torch.cat([torch.softmax(branch, -1) for branch in probs.split(sizes, -1)], -1)
+    probs = branch_probs(outputs.logits, spec.branches)
     return Drawn(torch.tanh(raw), log_prob, probs, torch.log(probs + PROB_EPS))
 
 
@@ -63,18 +63,33 @@ def value_loss(
     live: dict[str, Tensor],
 ) -> Tensor:
     """Fit V to what the policy can expect: the least of the Qs, and entropy."""
-    sizes = spec.branches
-    price = (coefs["continuous"] * drawn.log_prob).sum(-1)
-    if sizes:
-        price = price + (coefs["discrete"] * _expected_log_probs(spec, drawn)).mean(-1)
+    price = _price(spec, drawn, coefs)
     losses = {}
     for name, value in values.items():
-        expected = [one[name].squeeze(-1) for one in q]
-        if sizes:
-            expected = [_by_branch(spec, drawn.probs * one[name]).mean(-1) for one in q]
+        expected = [expected_value(one[name], drawn.probs, spec.branches) for one in q]
         least = torch.stack(expected).amin(0)
         losses[name] = _half_square((least - price).detach() - value, rows[name])
     return live_mean(losses, live)
+
+
+def soft_values(
+    spec: ActionSpec, q: Sequence[dict[str, Tensor]], drawn: Drawn, coefs: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """Compute E[min_i Q_i − α·log π] `[*N]` by stream: exact over choices, drawn over the rest."""
+    price = _price(spec, drawn, coefs)
+    return {
+        name: expected_value(x, drawn.probs, spec.branches) - price for name, x in least(q).items()
+    }
+
+
+def least(q: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Take the least of several action values, number by number."""
+    return {name: torch.stack([one[name] for one in q]).amin(0) for name in q[0]}
+
+
+def mean(q: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Average several action values."""
+    return {name: torch.stack([one[name] for one in q]).mean(0) for name in q[0]}
 
 
 def policy_loss(
@@ -85,7 +100,7 @@ def policy_loss(
     live: dict[str, Tensor],
     mask: Tensor,
 ) -> Tensor:
-    """Seek what Q_1 promises, and entropy; Q counts once, whatever kinds of actions there are."""
+    """Seek what an action value promises, and entropy; it counts once, whatever the actions."""
     promised = live_mean(q, live)
     price = (coefs["continuous"] * drawn.log_prob).sum(-1)
     if not spec.branches:
@@ -111,6 +126,14 @@ def entropy_loss(
         losses.append(masked_mean(logs["discrete"] * (log_prob + aim["discrete"]), mask))
         entropies.append(-masked_mean(log_prob.sum(-1), mask))
     return -sum(losses[1:], losses[0]), sum(entropies[1:], entropies[0])
+
+
+def _price(spec: ActionSpec, drawn: Drawn, coefs: dict[str, Tensor]) -> Tensor:
+    """α·log π `[*N]`: in sum over dimensions, expected and in the mean over branches."""
+    price = (coefs["continuous"] * drawn.log_prob).sum(-1)
+    if spec.branches:
+        price = price + (coefs["discrete"] * _expected_log_probs(spec, drawn)).mean(-1)
+    return price
 
 
 def _half_square(errors: Tensor, mask: Tensor) -> Tensor:

@@ -18,8 +18,10 @@ from optinfra.networks.modules import (
     Linear,
     swish,
 )
+from optinfra.networks.normed import NormedBody
 from optinfra.networks.parts import part
 from optinfra.networks.recurrent import Remembering, recurrent_layer
+from optinfra.networks.soft_values import promised_values
 from optinfra.types import ActionSpec, Key, Memories, Obs, Params, PyTree, Spec
 
 LOWEST_LOG_STD, HIGHEST_LOG_STD = -20.0, 2.0  # ML-Agents' bounds of ln σ
@@ -32,18 +34,34 @@ class SoftActorCritic(NamedTuple):
     Observations are `[*B, D_i]`, or with a memory `[S, *B, D_i]`: `memory` `[*B, M]` is then
     what the first step starts from, and where `reset` `[S, *B]` (bool, or None for nowhere) is
     True, a step starts from zeros. Without a memory it is passed on as it is, as `()`.
+
+    Values that have no network of their own are what the least of the Qs promises:
+
+        V(o) = mean_k Σ_j p_kj·min_i Q_i(o, tanh μ)_kj,   without branches  min_i Q_i(o, tanh μ)
+
+    Entropy is no part of them. Their memory is the policy's and those of all Qs, end to end
+    `[*B, (1 + C)·M]`: the Qs remember the likeliest actions, whatever was done.
     """
 
     critics: int  # C
+    value_network: bool  # whether V has parameters of its own
     init: Callable[[Key], Params]
     memories: Callable[..., Memories]  # (rows, device=None) -> zeros [*rows, M]; () without
     # (params, obs, memory, reset) -> (outputs [(S,) *B, …], memory after the last step)
     policy: Callable[[Params, Obs, PyTree, Tensor | None], tuple[PolicyOutputs, PyTree]]
     values: Callable[[Params, Obs, PyTree, Tensor | None], tuple[Values, PyTree]]
     # the same with the memory after each step [S, *B, M], no gradient through those
+    policy_and_memories: Callable[
+        [Params, Obs, PyTree, Tensor | None], tuple[PolicyOutputs, PyTree]
+    ]
     values_and_memories: Callable[[Params, Obs, PyTree, Tensor | None], tuple[Values, PyTree]]
-    # (i, params, obs, continuous actions [(S,) *B, A], reset) -> Q_i; memories start from zeros
-    action_values: Callable[[int, Params, Obs, Tensor, Tensor | None], ActionValues]
+    # (i, params, obs, continuous actions [(S,) *B, A], reset, memory=None) -> Q_i; it starts
+    # from zeros unless a memory is given
+    action_values: Callable[..., ActionValues]
+    # (i, params, obs, actions, reset), from zeros, with the memory after each step
+    action_values_and_memories: Callable[
+        [int, Params, Obs, Tensor, Tensor | None], tuple[ActionValues, PyTree]
+    ]
 
 
 def soft_actor_critic(
@@ -51,13 +69,15 @@ def soft_actor_critic(
     streams: Sequence[str] = ("extrinsic",),
     *,
     critics: int = 2,
+    value_network: bool = True,
+    layer_norm: bool = False,
     memory_size: int | None = None,
     cell: str = "lstm",
     hidden_units: int = 128,
     num_layers: int = 2,
     activation: Callable[[Tensor], Tensor] = swish,
 ) -> SoftActorCritic:
-    """Build ML-Agents' networks of soft actor-critic for vector observations.
+    """Build ML-Agents' networks of soft actor-critic for vector observations, or later forms.
 
     Each has a body of its own. A Q reads the continuous action beside the observations and
     has one number per choice of the discrete branches, one in all where there are none.
@@ -66,6 +86,10 @@ def soft_actor_critic(
       spec: sizes; every observation has one axis.
       streams: names of the reward streams.
       critics: C ≥ 1, independent action values.
+      value_network: whether V is a network of its own, as in ML-Agents; SAC's second form
+        does without.
+      layer_norm: whether the Qs' bodies normalise each layer before its activation, so that
+        they stand many updates per step.
       memory_size: M, numbers that each network remembers; for an LSTM even. None: nothing.
       cell: `lstm` or `gru`.
       hidden_units: h ≥ 1, width of the bodies' layers.
@@ -74,86 +98,124 @@ def soft_actor_critic(
 
     Returns:
       A `SoftActorCritic` whose parameters are named `actor.…`, `value.…`, `q1.…`, `q2.…`, ….
+      What one of them begins with does not depend on which others there are.
 
     Raises:
       ValueError: an observation is no vector, a number is out of range, or `cell` is unknown.
       TypeError: `critics` is no integer.
+
+    Differs: from DroQ, which also drops some of the Qs' units before each normalisation.
+    Source: Haarnoja et al. 2018 (no V), https://arxiv.org/abs/1812.05905; Hiraoka et al. 2022
+    (normalised Qs), https://arxiv.org/abs/2110.02034.
     """
     require_integer("critics", critics, 1)
-    acted = spec._replace(obs=(*spec.obs, (spec.action.continuous,)))
-    body = partial(
-        vector_body,
-        hidden_units=hidden_units,
-        num_layers=num_layers,
-        activation=activation,
-        initialization=None,
-    )
     encoding, layer = hidden_units, None
     if memory_size is not None:
         encoding, layer = recurrent_layer(cell, memory_size)
 
-    def network(seen: Spec, head: nn.Module) -> nn.Module:
+    def network(seen: Spec, head: nn.Module, *, normed: bool = False) -> nn.Module:
+        body: Any = vector_body(seen, hidden_units, num_layers, activation, None)
+        body = NormedBody(body, hidden_units) if normed else body
         if layer is None:
-            return _Forgetting(body(seen), head)
-        return Remembering(body(seen), layer(hidden_units, encoding), head)
+            return _Forgetting(body, head)
+        return Remembering(body, layer(hidden_units, encoding), head)
 
-    sees_actions = bool(spec.action.continuous)
-    heads = max(spec.action.choices, 1)
-    parts = nn.ModuleDict(
-        {
-            "actor": network(spec, SquashedHead(encoding, spec.action)),
-            "value": network(spec, StreamHeads(encoding, streams)),
-            **{
-                f"q{i + 1}": network(
-                    acted if sees_actions else spec, StreamHeads(encoding, streams, heads)
-                )
-                for i in range(critics)
-            },
-        }
-    )
-    return _soft(parts, critics, memory_size, sees_actions)
+    action = spec.action
+    parts = {"actor": network(spec, SquashedHead(encoding, action))}
+    if value_network:
+        parts["value"] = network(spec, StreamHeads(encoding, streams))
+    acted = spec._replace(obs=(*spec.obs, (action.continuous,))) if action.continuous else spec
+    for i in range(critics):
+        head = StreamHeads(encoding, streams, max(action.choices, 1))
+        parts[f"q{i + 1}"] = network(acted, head, normed=layer_norm)
+    return _soft(nn.ModuleDict(parts), critics, memory_size, action)
 
 
 def _soft(
-    parts: nn.ModuleDict, critics: int, memory_size: int | None, sees_actions: bool
+    parts: nn.ModuleDict, critics: int, memory_size: int | None, action: ActionSpec
 ) -> SoftActorCritic:
-    policy, values = part(parts, "actor"), part(parts, "value")
-    judges = [part(parts, f"q{i + 1}") for i in range(critics)]
+    policy = part(parts, "actor")
+    judges = [_reading(action, part(parts, f"q{i + 1}")) for i in range(critics)]
+    value_network = "value" in parts
+    if value_network:
+        values = _single(part(parts, "value"))
+    else:
+        values = promised_values(policy, judges, action.branches, memory_size)
+    of_critic = 1 if value_network else 1 + critics
+    nothing = partial(_no_memory, memory_size)
 
     def memories(rows: Sequence[int], device: torch.device | None = None) -> Memories:
-        if memory_size is None:
-            return Memories((), ())
-        return Memories(*(torch.zeros(*rows, memory_size, device=device) for _ in range(2)))
+        return Memories(nothing(rows, device), nothing(rows, device, networks=of_critic))
 
-    def single_values(
-        params: Params, obs: Obs, memory: PyTree, reset: Tensor | None
-    ) -> tuple[Values, PyTree]:
-        by_stream, memory = values(params, obs, memory, reset)
-        return {name: x.squeeze(-1) for name, x in by_stream.items()}, memory
-
-    def values_and_memories(
-        params: Params, obs: Obs, memory: PyTree, reset: Tensor | None
-    ) -> tuple[Values, PyTree]:
-        by_stream, after = values(params, obs, memory, reset, every=True)
-        return {name: x.squeeze(-1) for name, x in by_stream.items()}, after
-
-    def action_values(
-        i: int, params: Params, obs: Obs, actions: Tensor, reset: Tensor | None
-    ) -> ActionValues:
-        seen = (*obs, actions) if sees_actions else obs
-        memory = memories(obs[0].shape[1:-1], obs[0].device).critic
-        by_stream: ActionValues = judges[i](params, seen, memory, reset)[0]
-        return by_stream
-
+    action_values, action_values_and_memories = _action_values(judges, nothing)
     return SoftActorCritic(
         critics=critics,
+        value_network=value_network,
         init=draw(parts),
         memories=memories,
         policy=policy,
-        values=single_values,
-        values_and_memories=values_and_memories,
+        values=values,
+        policy_and_memories=partial(policy, every=True),
+        values_and_memories=partial(values, every=True),
         action_values=action_values,
+        action_values_and_memories=action_values_and_memories,
     )
+
+
+def _action_values(
+    judges: Sequence[Callable[..., Any]], nothing: Callable[..., PyTree]
+) -> tuple[Callable[..., ActionValues], Callable[..., tuple[ActionValues, PyTree]]]:
+    def action_values(
+        i: int,
+        params: Params,
+        obs: Obs,
+        actions: Tensor,
+        reset: Tensor | None,
+        memory: PyTree | None = None,
+    ) -> ActionValues:
+        memory = nothing(obs[0].shape[1:-1], obs[0].device) if memory is None else memory
+        by_stream: ActionValues = judges[i](params, obs, actions, memory, reset)[0]
+        return by_stream
+
+    def action_values_and_memories(
+        i: int, params: Params, obs: Obs, actions: Tensor, reset: Tensor | None
+    ) -> tuple[ActionValues, PyTree]:
+        memory = nothing(obs[0].shape[1:-1], obs[0].device)
+        by_stream, after = judges[i](params, obs, actions, memory, reset, every=True)
+        return by_stream, after
+
+    return action_values, action_values_and_memories
+
+
+def _no_memory(
+    memory_size: int | None,
+    rows: Sequence[int],
+    device: torch.device | None = None,
+    networks: int = 1,
+) -> PyTree:
+    """Make what is remembered by so many networks that have seen nothing."""
+    if memory_size is None:
+        return ()
+    return torch.zeros(*rows, networks * memory_size, device=device)
+
+
+def _reading(action: ActionSpec, judge: Callable[..., Any]) -> Callable[..., Any]:
+    """Let an action value read the continuous action beside the observations."""
+
+    def judged(params: Params, obs: Obs, actions: Tensor, *rest: Any, **options: Any) -> Any:
+        return judge(params, (*obs, actions) if action.continuous else obs, *rest, **options)
+
+    return judged
+
+
+def _single(judge: Callable[..., Any]) -> Callable[..., tuple[Values, PyTree]]:
+    """Take the one number that a value network has per stream."""
+
+    def values(*inputs: Any, **options: Any) -> tuple[Values, PyTree]:
+        by_stream, memory = judge(*inputs, **options)
+        return {name: x.squeeze(-1) for name, x in by_stream.items()}, memory
+
+    return values
 
 
 class _Forgetting(nn.Module):

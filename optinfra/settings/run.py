@@ -83,12 +83,20 @@ class SoftSettings(Block):
     """What ML-Agents' SAC has no word for.
 
     critics: independent action values.
+    value_network: whether a network's V is what targets aim at, as in ML-Agents, or the critics'
+        own averages (SAC v2).
+    target_critics: without a value network, how many critics, drawn anew at each update, a target
+        takes the least of (REDQ); null: all.
+    layer_norm: normalise the critics' layers.
     target_entropy_scale: factor on the entropies that the policy's randomness is held to.
     prefill_replay: demonstrations that the replay buffer holds from the beginning.
     replay_memory: GiB of memory; a larger replay buffer is kept in files of the run's folder.
     """
 
     critics: Count = 2
+    value_network: Flag = True
+    target_critics: Count | None = None
+    layer_norm: Flag = False
     target_entropy_scale: Real = 1.0
     prefill_replay: Text | None = None
     replay_memory: NonNegative = 8.0

@@ -2,9 +2,9 @@
 
 import torch
 
-from optinfra import random
-from optinfra.learners import PPOBatch
-from optinfra.types import ActionSpec, Spec
+from optinfra import networks, random
+from optinfra.learners import PPOBatch, sac
+from optinfra.types import ActionSpec, Learner, Spec
 from tests import examples
 from tests.contracts import Case
 
@@ -82,8 +82,26 @@ def recurrent_cases_of(name: str) -> dict[str, Case]:
 
 
 def sac_cases_of(variant: str, **options) -> dict[str, Case]:
+    return cases_of_sac(variant, examples.soft_learner(**options), **options)
+
+
+def later_sac_cases_of(
+    variant: str, *, target_critics: int | None = None, spec: Spec = examples.SPEC, **options
+) -> dict[str, Case]:
+    network = networks.soft_actor_critic(
+        spec, value_network=False, hidden_units=8, num_layers=1, **options
+    )
+    learner = sac(network, spec, normalize=True, target_critics=target_critics)
+    return cases_of_sac(
+        variant, learner, spec=spec, memory_size=options.get("memory_size"), of_critic=3
+    )
+
+
+def cases_of_sac(
+    variant: str, learner: Learner, *, of_critic: int = 1, **options
+) -> dict[str, Case]:
+    """Cases of a SAC; `of_critic` networks share what its critic remembers."""
     spec, size = options.get("spec", examples.SPEC), options.get("memory_size")
-    learner = examples.soft_learner(**options)
     leading = (4, 3) if size else (9,)
 
     def state(k: int):
@@ -93,7 +111,10 @@ def sac_cases_of(variant: str, **options) -> dict[str, Case]:
         drawn = examples.soft_batch(100 * k, *leading, spec=spec, memory_size=size)
         resets = size and "resets" in variant
         flags = examples.normal(k + 7, *leading) > 1.0
-        return drawn._replace(reset=flags) if resets else drawn
+        drawn = drawn._replace(reset=flags) if resets else drawn
+        if "masked" in variant:
+            drawn = drawn._replace(next_action_mask=drawn.action_mask)
+        return drawn
 
     def seen(k: int, *rows: int):
         return examples.batch(100 * k, *rows, spec=spec).obs
@@ -102,7 +123,8 @@ def sac_cases_of(variant: str, **options) -> dict[str, Case]:
         return examples.normal(k, *rows, size) if size else ()
 
     def trajectory(k: int):
-        return examples.trajectory(100 * k, 6, 3, memory=memory(k, 3), spec=spec)
+        remembered = examples.normal(k, 3, of_critic * size) if size else ()
+        return examples.trajectory(100 * k, 6, 3, memory=remembered, spec=spec)
 
     def imitation(k: int):
         rows = examples.transitions(100 * k, 4, 3, spec=spec)
@@ -136,8 +158,12 @@ def sac_cases_of(variant: str, **options) -> dict[str, Case]:
     return {f"sac.{name} {variant}": case for name, case in cases.items()}
 
 
+def only(cases: dict[str, Case], *names: str) -> dict[str, Case]:
+    return {name: case for name, case in cases.items() if name.split()[0] in names}
+
+
 def only_updates(cases: dict[str, Case]) -> dict[str, Case]:
-    return {name: case for name, case in cases.items() if name.startswith("sac.update")}
+    return only(cases, "sac.update")
 
 
 CASES = {
@@ -146,6 +172,24 @@ CASES = {
     **only_updates(sac_cases_of("lstm with resets", memory_size=6)),
     **only_updates(sac_cases_of("continuous", spec=CONTINUOUS, normalize=False)),
     **only_updates(sac_cases_of("discrete", spec=Spec(((4,),), ActionSpec(0, (3, 2))))),
+    **only(later_sac_cases_of("without values, masked"), "sac.update", "sac.values"),
+    **only_updates(
+        later_sac_cases_of(
+            "with a pair of normed critics",
+            spec=CONTINUOUS,
+            critics=3,
+            target_critics=2,
+            layer_norm=True,
+        )
+    ),
+    **only(
+        later_sac_cases_of(
+            "lstm without values, one critic, resets", memory_size=6, target_critics=1
+        ),
+        "sac.update",
+        "sac.trajectory_values",
+        "sac.rollout_values",
+    ),
     **recurrent_cases_of("lstm"),
     **recurrent_cases_of("gru, burn-in"),
     "ppo.init": Case(PPO.init, lambda k: (examples.key(k),)),

@@ -1,5 +1,6 @@
 """Contract cases of `optinfra.networks`: what is drawn by key, and what it computes."""
 
+import torch
 from torch import nn
 
 from optinfra import networks
@@ -74,33 +75,78 @@ def recurrent_cases_of(name: str) -> dict[str, Case]:
     }
 
 
-def soft_cases_of(variant: str, memory_size: int | None) -> dict[str, Case]:
+def soft_cases_of(variant: str, memory_size: int | None, **options) -> dict[str, Case]:
     network = networks.soft_actor_critic(
-        examples.SPEC, memory_size=memory_size, hidden_units=8, num_layers=1
+        examples.SPEC, memory_size=memory_size, hidden_units=8, num_layers=1, **options
     )
 
-    def inputs(k: int) -> tuple:
+    def inputs(k: int, part: str) -> tuple:
         seen = examples.trajectory(100 * k, 5, 3)
-        memory = examples.normal(k, 3, 6) if memory_size else ()
+        empty = getattr(network.memories((3,)), part)
+        memory = examples.normal(k, *empty.shape) if memory_size else ()
         return network.init(examples.key(k)), seen.obs, memory, seen.terminated
 
+    def acted(k: int) -> tuple:
+        return inputs(k, "actor")
+
+    def valued(k: int) -> tuple:
+        return inputs(k, "critic")
+
     def judged(k: int) -> tuple:
-        params, obs, _, reset = inputs(k)
+        params, obs, _, reset = acted(k)
         return params, obs, examples.normal(k, 5, 3, 2), reset
+
+    def judged_from(k: int) -> tuple:
+        return *judged(k), acted(k)[2]
 
     cases = {
         "init": Case(network.init, alone),
-        "policy": Case(network.policy, inputs),
-        "values": Case(network.values, inputs),
-        "values_and_memories": Case(network.values_and_memories, inputs),
-        "action_values": Case(lambda *rest: network.action_values(1, *rest), judged),
+        "policy": Case(network.policy, acted),
+        "policy_and_memories": Case(network.policy_and_memories, acted),
+        "values": Case(network.values, valued),
+        "values_and_memories": Case(network.values_and_memories, valued),
+        "action_values": Case(lambda *rest: network.action_values(1, *rest), judged_from),
+        "action_values_and_memories": Case(
+            lambda *rest: network.action_values_and_memories(1, *rest), judged
+        ),
     }
     return {f"soft_actor_critic.{name} {variant}": case for name, case in cases.items()}
+
+
+def only(cases: dict[str, Case], *names: str) -> dict[str, Case]:
+    return {name: case for name, case in cases.items() if name.split(".")[1].split()[0] in names}
+
+
+BRANCHES = (3, 2)
+
+
+def choices(k: int) -> torch.Tensor:
+    return examples.normal(k, 4, sum(BRANCHES))
 
 
 CASES = {
     **soft_cases_of("lstm", 6),
     **soft_cases_of("forgetting", None),
+    **only(
+        soft_cases_of("lstm without values", 6, value_network=False),
+        "values",
+        "values_and_memories",
+    ),
+    **only(
+        soft_cases_of(
+            "forgetting, without values, normed", None, value_network=False, layer_norm=True
+        ),
+        "init",
+        "values",
+        "action_values",
+    ),
+    "branch_probs": Case(
+        lambda logits: networks.branch_probs(logits, BRANCHES), lambda k: (choices(k),)
+    ),
+    "expected_value": Case(
+        lambda q, probs: networks.expected_value(q, probs, BRANCHES),
+        lambda k: (choices(k), choices(k + 1).sigmoid()),
+    ),
     **{name: initializer_case(initializer) for name, initializer in INITIALIZERS.items()},
     "draw": Case(networks.draw(nn.Linear(3, 2)), alone),
     **cases_of("actor_critic"),
