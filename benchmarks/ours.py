@@ -7,10 +7,10 @@ from torch import Tensor
 
 from benchmarks.timing import Call
 from optinfra import tree
-from optinfra.learners import PPOBatch
-from optinfra.types import Action, PyTree, Spec
+from optinfra.learners import PPOBatch, SACBatch
+from optinfra.types import Action, PyTree, Spec, Transitions
 
-STREAM = "extrinsic"
+STREAM, DISCOUNT = "extrinsic", 0.99
 
 
 def updating(update: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]], state: PyTree,
@@ -39,6 +39,37 @@ def ppo_batch(spec: Spec, *rows: int) -> PPOBatch:
         values={STREAM: torch.randn(*rows)},
         returns={STREAM: torch.randn(*rows)},
         mask=torch.ones(*rows, dtype=torch.bool),
+    )
+
+
+def transitions(spec: Spec, *rows: int) -> Transitions:
+    """Draw steps of random numbers; none of them ends anything, none is masked."""
+    nowhere = torch.zeros(rows, dtype=torch.bool)
+    discrete = [torch.randint(n, rows) for n in spec.action.branches]
+    choices = torch.stack(discrete, -1) if discrete else torch.zeros(*rows, 0, dtype=torch.int64)
+    return Transitions(
+        obs=tuple(torch.randn(*rows, *shape) for shape in spec.obs),
+        next_obs=tuple(torch.randn(*rows, *shape) for shape in spec.obs),
+        action=Action(2 * torch.rand(*rows, spec.action.continuous) - 1, choices),
+        rewards=torch.randn(rows),
+        terminated=nowhere,
+        truncated=nowhere,
+        mask=~nowhere,
+        action_mask=torch.ones(*rows, spec.action.choices, dtype=torch.bool),
+    )
+
+
+def sac_batch(rows: Transitions) -> SACBatch:
+    """Make a minibatch with one stream of transitions."""
+    return SACBatch(
+        obs=rows.obs,
+        next_obs=rows.next_obs,
+        action=rows.action,
+        action_mask=rows.action_mask,
+        rewards={STREAM: rows.rewards},
+        discounts={STREAM: torch.full_like(rows.rewards, DISCOUNT)},
+        terminated=rows.terminated,
+        mask=rows.mask,
     )
 
 

@@ -522,7 +522,8 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(tmp_path):
 # --- evaluate -----------------------------------------------------------------------------
 
 RESULT = re.compile(
-    r"mean return (?P<mean>\d+\.\d)( ± (?P<half>\d+\.\d) \(95 % interval\))?, (?P<n>\d+) episodes?, "
+    r"mean return (?P<mean>\d+\.\d)( ± (?P<half>\d+\.\d) \(95 % interval\))?, "
+    r"(?P<n>\d+) episodes?, "
     r"(?P<kind>drawn|likeliest) actions, min (?P<min>\d+\.\d), max (?P<max>\d+\.\d), "
     r"policy of step 64\n"
 )

@@ -19,6 +19,7 @@ from optinfra.off_policy import off_policy
 from optinfra.rollout import transitions
 from optinfra.signals import extrinsic
 from optinfra.signals.faults import no_progress
+from optinfra.streams import IMITATION
 from optinfra.testing import assert_memory_isolated, assert_trees_close, assert_trees_equal
 from optinfra.train.faults import Faults, SignalWarning
 from optinfra.types import Imitation, Trajectory
@@ -351,6 +352,22 @@ def test_a_signal_that_has_nothing_to_learn_is_not_asked_to():
     assert sorted(asked) == [("extrinsic", False), ("it", False), ("it", True)]
 
 
+def test_a_guard_is_put_around_what_was_staged():
+    """Within a compiled function no exception can be caught."""
+    staged, guarded = [], []
+
+    def stage(function):
+        staged.append(lambda *arguments: function(*arguments))
+        return staged[-1]
+
+    def guard(name, function, otherwise):
+        guarded.append(function)
+        return function
+
+    composed(stage=stage, guard=guard)
+    assert len(guarded) == 3 and all(function in staged for function in guarded)
+
+
 def test_where_no_signal_learns_nothing_is_drawn():
     learner = examples.soft_learner()
     one = composed(learner, {"extrinsic": extrinsic()})
@@ -664,8 +681,9 @@ def test_init_is_a_pure_function_of_the_key():
     name = "q1.body.layers.0.weight"
     assert not torch.equal(first.learner.params.weights[name], other.learner.params.weights[name])
     assert not torch.equal(first.key, other.key)
-    keys = [first.key, first.learner.key, first.signals["it"].key, random.key(1)]
-    assert not any(torch.equal(x, y) for x, y in itertools.combinations(keys, 2))
+    own, of_learner, _ = random.split(random.key(1), 3).unbind()
+    assert torch.equal(first.key, own)
+    assert_trees_equal(first.learner, LEARNER.init(of_learner))
     assert first.memory == first.imitation == ()
     assert first.live == {"extrinsic": True, "it": True}
     assert first.failures == {"extrinsic": 0, "it": 0}
@@ -694,8 +712,9 @@ def test_imitation_begins_with_a_key_of_its_own_and_the_learners_parameters():
     state = composed(imitation=imitation).init(KEY)
     ((key, params),) = given
     assert params is state.learner.params and torch.equal(state.imitation, KEY)
-    others = [KEY, state.key, state.learner.key, state.signals["it"].key]
-    assert not any(torch.equal(key, other) for other in others)
+    own = random.split(KEY, 3)[2]
+    assert torch.equal(key, random.fold_in(own, name_hash(IMITATION)))
+    assert not torch.equal(key, state.signals["it"].key)
 
 
 def test_nobody_remembers_anything_at_first():

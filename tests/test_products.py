@@ -45,8 +45,8 @@ def product(left, right):
         (normal(127, 128), normal(128, 128), False),
         (normal(128, 128), normal(128, 128).t(), True),
         (normal(128, 128).t(), normal(128, 128), False),
-        (normal(256, 256).t(), normal(256, 128), True),
-        (normal(255, 256).t(), normal(255, 128), False),
+        (normal(256, 128).t(), normal(256, 128), True),
+        (normal(255, 128).t(), normal(255, 128), False),
         (normal(128, 128, dtype=torch.float64), normal(128, 128, dtype=torch.float64), False),
     ],
 )
@@ -56,6 +56,28 @@ def test_only_products_that_are_large_enough_are_given_to_onednn(left, right, re
     result = graph(left, right)
     assert_close(result, left @ right, rtol=1e-5, atol=1e-4)
     assert result.is_contiguous()
+
+
+@needs_onednn
+def test_a_narrow_right_matrix_goes_to_the_left_and_the_result_lies_as_before():
+    """A gradient of weights: the left matrix lies column by column."""
+    for rows, width, inputs in ((256, 256, 3), (300, 128, 64), (8, 4, 3)):
+        left, right = normal(rows, width).t(), normal(rows, inputs)
+        graph, (name,) = called(product, left, right)
+        (node,) = (x for x in graph.graph.nodes if str(x.target) == name)
+        assert tuple(node.args[0].meta["val"].shape) == (inputs, rows)
+        result = graph(left, right)
+        assert_close(result, left @ right, rtol=1e-5, atol=1e-4)
+        assert result.is_contiguous()
+        assert next(iter(reversed(graph.graph.nodes))).args[0].meta["val"].is_contiguous()
+    for left, right in (
+        (normal(256, 128).t(), normal(256, 128)),
+        (normal(128, 256), normal(256, 3)),
+        (normal(256, 128).t(), normal(3, 256).t()),
+    ):
+        graph, (name,) = called(product, left, right)
+        (node,) = (x for x in graph.graph.nodes if str(x.target) == name)
+        assert tuple(node.args[0].meta["val"].shape) == tuple(left.shape)
 
 
 @needs_onednn

@@ -56,7 +56,7 @@ RANGES = [
     ("torch_settings.device", ["cpu", None], [0]),
     ("optinfra.max_grad_norm", [0.5, None], [0]),
     ("optinfra.compile", ["auto", "on", "off", True, False], ["yes", None]),
-    ("optinfra.activation", ["tanh"], ["relu"]),
+    ("optinfra.activation", ["tanh", "relu"], ["elu"]),
     ("optinfra.value_clipping", [True, False], ["perhaps"]),
     ("optinfra.recurrent_cell", ["lstm", "gru"], ["rnn", 1]),
     ("optinfra.burn_in", [0, 8], [-1, 0.5]),

@@ -9,6 +9,8 @@ CASES = {
     "values": "values of trajectories, one call for all agents",
     "recurrent": "LSTM and GRU by themselves, and the PPO update on sequences",
     "recurrent_training": "recurrent PPO on CartPole without velocities, everything included",
+    "sac_update": "one SAC update: 256 rows, and 16 sequences of 64",
+    "sac_training": "SAC on Pendulum with an update per step, everything included",
     "signals": "curiosity, GAIL and RND: update and evaluate on 1,024 rows",
     "import": "what importing optinfra costs beside importing torch",
     "random": "random numbers (information only)",

@@ -1,4 +1,4 @@
-"""Unity ML-Agents' own PPO optimizer and reward providers, on minibatches as its trainer makes."""
+"""Unity ML-Agents' own optimizers and reward providers, on minibatches as its trainer makes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +13,7 @@ from mlagents.trainers.buffer import (
 )
 from mlagents.trainers.policy.torch_policy import TorchPolicy
 from mlagents.trainers.ppo.optimizer_torch import PPOSettings, TorchPPOOptimizer
+from mlagents.trainers.sac.optimizer_torch import SACSettings, TorchSACOptimizer
 from mlagents.trainers.settings import (
     CuriositySettings,
     GAILSettings,
@@ -48,6 +49,22 @@ def ppo_update(
     return lambda: optimizer.update(batch, rows // sequence)
 
 
+def sac_update(
+    *, rows: int, obs: int, actions: int, units: int, memory: int = 0, sequence: int = 1
+) -> Callable[[], Any]:
+    """Update on `rows` rows: `TorchSACOptimizer.update`, its conversion to tensors included."""
+    spec, network = behavior(obs, actions), network_settings(units, memory, sequence)
+    settings = TrainerSettings(
+        trainer_type="sac",
+        hyperparameters=SACSettings(batch_size=rows),
+        network_settings=network,
+    )
+    squashed = {"conditional_sigma": True, "tanh_squash": True}
+    optimizer = TorchSACOptimizer(TorchPolicy(0, spec, network, SimpleActor, squashed), settings)
+    batch = minibatch(rows, obs, actions, memory)
+    return lambda: optimizer.update(batch, rows // sequence)
+
+
 def trajectory_values(
     *, agents: int, steps: int, obs: int, actions: int, units: int, memory: int, sequence: int
 ) -> Callable[[], Any]:
@@ -67,12 +84,7 @@ def ppo_optimizer(
     rows: int, obs: int, actions: int, units: int, memory: int, sequence: int
 ) -> TorchPPOOptimizer:
     """The optimizer for vector observations, with an LSTM where `memory` is not 0."""
-    spec = behavior(obs, actions)
-    network = NetworkSettings(hidden_units=units, num_layers=2)
-    if memory:
-        network.memory = NetworkSettings.MemorySettings(
-            sequence_length=sequence, memory_size=memory
-        )
+    spec, network = behavior(obs, actions), network_settings(units, memory, sequence)
     settings = TrainerSettings(
         trainer_type="ppo",
         hyperparameters=PPOSettings(batch_size=rows),
@@ -80,6 +92,16 @@ def ppo_optimizer(
     )
     sigma = {"conditional_sigma": False, "tanh_squash": False}
     return TorchPPOOptimizer(TorchPolicy(0, spec, network, SimpleActor, sigma), settings)
+
+
+def network_settings(units: int, memory: int, sequence: int) -> NetworkSettings:
+    """Two layers, and an LSTM where `memory` is not 0."""
+    settings = NetworkSettings(hidden_units=units, num_layers=2)
+    if memory:
+        settings.memory = NetworkSettings.MemorySettings(
+            sequence_length=sequence, memory_size=memory
+        )
+    return settings
 
 
 def behavior(obs: int, actions: int) -> BehaviorSpec:
@@ -127,7 +149,7 @@ def reward_provider(
 
 
 def minibatch(rows: int, obs: int, actions: int, memory: int) -> AgentBuffer:
-    """A buffer of random rows with all that the update reads."""
+    """A buffer of random rows with all that the updates read."""
     random = np.random.default_rng(0)
 
     def normal(*shape: int) -> np.ndarray:
@@ -142,6 +164,7 @@ def minibatch(rows: int, obs: int, actions: int, memory: int) -> AgentBuffer:
         BufferKey.MASKS: np.ones(rows, np.float32),
         BufferKey.DONE: np.zeros(rows, np.float32),
         BufferKey.ADVANTAGES: normal(rows),
+        RewardSignalUtil.rewards_key(STREAM): normal(rows),
         RewardSignalUtil.value_estimates_key(STREAM): normal(rows),
         RewardSignalUtil.returns_key(STREAM): normal(rows),
     }

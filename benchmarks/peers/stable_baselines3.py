@@ -1,17 +1,18 @@
-"""Stable-Baselines3's PPO: one update, and whole training."""
+"""Stable-Baselines3's PPO and SAC: one update, and whole training."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium
 import numpy as np
-from stable_baselines3 import PPO
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
 from torch import nn
 
 
 class Noise(gymnasium.Env):
-    """Observations that mean nothing, to fill a rollout buffer with."""
+    """Observations that mean nothing, to fill a buffer with."""
 
     def __init__(self, obs: int, actions: int) -> None:
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (obs,), np.float32)
@@ -52,6 +53,39 @@ def training(
         make_vec_env(env, n_envs=num_envs, seed=0),
         n_steps=num_steps,
         policy_kwargs={"net_arch": [units, units], "activation_fn": nn.Tanh},
+        device="cpu",
+        **settings,
+    )
+    return lambda: agent.learn(steps, reset_num_timesteps=False)
+
+
+def sac_update(
+    *, rows: int, held: int, obs: int, actions: int, units: int, activation: str
+) -> Callable[[], Any]:
+    """`SAC.train` with one gradient step on `rows` of the rows held, its drawing of them included.
+
+    Two Qs and two targets of them; a value network it has not.
+    """
+    agent = SAC(
+        "MlpPolicy",
+        Noise(obs, actions),
+        buffer_size=held,
+        learning_starts=held,
+        policy_kwargs={"net_arch": [units, units], "activation_fn": getattr(nn, activation)},
+        device="cpu",
+    )
+    agent.learn(held)
+    return partial(agent.train, 1, rows)
+
+
+def sac_training(
+    *, env: str, steps: int, units: int, layers: int, activation: str, settings: dict[str, Any]
+) -> Callable[[], Any]:
+    """Train for so many steps more at each call, with one gradient step after each."""
+    agent = SAC(
+        "MlpPolicy",
+        make_vec_env(env, n_envs=1, seed=0),
+        policy_kwargs={"net_arch": [units] * layers, "activation_fn": getattr(nn, activation)},
         device="cpu",
         **settings,
     )

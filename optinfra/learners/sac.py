@@ -229,7 +229,9 @@ def _init(rule: _Rule, key: Key) -> SACState:
     dimensions = min(rule.acting.spec.action.continuous, 1)
     target_entropy = {
         "continuous": torch.full(
-            (dimensions,), CONTINUOUS_TARGET * rule.acting.spec.action.continuous
+            (dimensions,),
+            CONTINUOUS_TARGET * rule.acting.spec.action.continuous,
+            dtype=torch.float32,
         ),
         "discrete": DISCRETE_TARGET * sizes.log(),
     }

@@ -20,6 +20,7 @@ from optinfra.networks.modules import Linear as Linear
 from optinfra.networks.modules import PolicyHead as PolicyHead
 from optinfra.networks.modules import ValueHeads as ValueHeads
 from optinfra.networks.modules import VectorBody as VectorBody
+from optinfra.networks.modules import relu as relu
 from optinfra.networks.modules import swish as swish
 from optinfra.networks.modules import tanh as tanh
 from optinfra.networks.parts import part as part

@@ -17,6 +17,7 @@ from optinfra.networks.initializers import (
 from optinfra.types import ActionSpec, Obs
 
 swish = silu
+relu = torch.relu
 tanh = torch.tanh
 KAIMING_NORMAL = kaiming_normal()
 XAVIER_UNIFORM = xavier_uniform()

@@ -111,7 +111,7 @@ class OptinfraSettings(Block):
         repay it, `on` always, `off` never.
     max_grad_norm: clip the gradient's global norm; null never clips, as ML-Agents.
     initialization: of the networks: `mlagents`, or `orthogonal` as PPO implementations have it.
-    activation: of the hidden layers: `swish` as ML-Agents, or `tanh`.
+    activation: of the hidden layers: `swish` as ML-Agents, `tanh` or `relu`.
     value_clipping: values move by at most epsilon a rollout. It wants returns of the size of 1:
         scale them by the reward signals' strength, or switch it off.
     recurrent_cell: of `network_settings.memory`: `lstm` as ML-Agents, or `gru`.
@@ -126,7 +126,7 @@ class OptinfraSettings(Block):
     compile: Annotated[Literal["auto", "on", "off"], BeforeValidator(_word)] = "auto"
     max_grad_norm: Positive | None = None
     initialization: Literal["mlagents", "orthogonal"] = "mlagents"
-    activation: Literal["swish", "tanh"] = "swish"
+    activation: Literal["swish", "tanh", "relu"] = "swish"
     value_clipping: Flag = True
     recurrent_cell: Literal["lstm", "gru"] = "lstm"
     burn_in: Natural = 0

@@ -43,6 +43,7 @@ from optinfra.types import (
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "swish": networks.swish,
     "tanh": networks.tanh,
+    "relu": networks.relu,
 }
 # From this many steps, or updates from replay, on compiling repays what it costs: half a minute.
 WORTH_COMPILING = 500_000
