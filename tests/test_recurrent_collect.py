@@ -203,8 +203,8 @@ def test_who_is_evaluated_remembers_its_own_episode(tmp_path, env, limits, monke
     trained(folder, steps=16, env=env)
     original = build.learner
 
-    def learner(*arguments):
-        made = original(*arguments)
+    def learner(*arguments, **options):
+        made = original(*arguments, **options)
 
         def greedy(params, obs, memory):
             seen.append(memory)

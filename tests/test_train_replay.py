@@ -315,6 +315,36 @@ def test_a_large_replay_lies_in_files_and_teaches_the_same(tmp_path, whole):
     assert replay_of(tmp_path / "run") == replay_of(whole[0])
 
 
+@pytest.mark.parametrize("also", [None, REMEMBERING])
+@pytest.mark.parametrize("env", [PENDULUM, TENSOR_CARTPOLE])
+def test_every_signal_and_cloning_learn_from_replay(tmp_path, env, also):
+    """And a run with all of them goes on bit for bit."""
+    of = f"optinfra.env={env}"
+    begin(tmp_path / "expert", of)
+    done = optinfra("record", tmp_path / "expert", tmp_path / "a.demo", "--episodes", 3)
+    assert done.code == 0, done.err
+    demo = f"demo_path: {tmp_path / 'a.demo'}"
+    signals = (
+        f"{{extrinsic: {{}}, curiosity: {{}}, rnd: {{}}, gail: {{{demo}, use_actions: true}}}}"
+    )
+    given = [
+        of,
+        f"reward_signals={signals}",
+        f"behavioral_cloning={{{demo}, samples_per_update: 8}}",
+        *([also] if also else []),
+    ]
+    begin(tmp_path / "whole", *given, "max_steps=64")
+    last = rows(tmp_path / "whole")[-1]
+    for stat in ("curiosity_forward_loss", "rnd_loss", "gail_loss", "pretraining_loss", "q1_loss",
+                 "curiosity_reward", "rnd_reward", "gail_reward", "extrinsic_reward"):  # fmt: skip
+        assert math.isfinite(float(last[stat])), stat
+    assert all(float(last[f"{name}_failures"]) == 0 for name in ("curiosity", "rnd", "gail"))
+    begin(tmp_path / "run", *given, "max_steps=48")
+    go_on(tmp_path / "run", *given, "max_steps=64")
+    chex.assert_trees_all_equal(leaves(tmp_path / "run"), leaves(tmp_path / "whole"))
+    assert replay_of(tmp_path / "run") == replay_of(tmp_path / "whole")
+
+
 # --- the command --------------------------------------------------------------------------
 
 
