@@ -309,8 +309,17 @@ def test_environments_that_begin_anew_follow_nothing_that_is_held(tmp_path):
     assert outcome.steps == 160
 
 
-def test_a_large_replay_lies_in_files_and_teaches_the_same(tmp_path, whole):
+def test_a_large_replay_lies_in_files_and_teaches_the_same(tmp_path, whole, monkeypatch):
+    made, store = [], build.ReplayStore
+
+    def noted(*one, **options):
+        made.append(options)
+        return store(*one, **options)
+
+    monkeypatch.setattr(build, "ReplayStore", noted)
     begin(tmp_path / "run", "optinfra.sac.replay_memory=0")
+    (place,) = made  # one store, though it is empty when it is first looked at
+    assert (place["folder"], place["ram_limit"]) == (tmp_path / "run", 0)
     chex.assert_trees_all_equal(leaves(tmp_path / "run"), leaves(whole[0]))
     assert replay_of(tmp_path / "run") == replay_of(whole[0])
 

@@ -53,7 +53,7 @@ class Replaying:
     @property
     def store(self) -> ReplayStore:
         """What is held; made at the first look."""
-        return self._store or self.open(None)
+        return self.open(None) if self._store is None else self._store
 
     def open(self, folder: Path | None) -> ReplayStore:
         """Make the store, and put the demonstrations in it.
