@@ -141,6 +141,14 @@ def test_a_rollout_is_held_once_it_has_been_learnt_after_and_the_oldest_make_roo
     assert [held for _, held, _ in told] == [min(2 * i, 64) for i in range(40)]
 
 
+def test_what_was_remembered_is_held_with_each_step():
+    training = prepared(REMEMBERING)
+    advanced(training, 8)
+    view = training.replay.store.view()
+    for memory in (view.memory.actor, view.memory.critic):
+        assert (memory[0] == 0).all() and (memory[1 : int(view.steps)] != 0).any(-1).all()
+
+
 def test_signals_learn_at_a_pace_of_their_own(monkeypatch):
     calls = {"update": [], "update_signals": []}
     compose = build.off_policy
