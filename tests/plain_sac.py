@@ -112,10 +112,10 @@ def row_losses(spec, w, target, logs, aim, row, memories, draws, subset, seeks):
     )
     taken, promised, onward = [], [], []
     for i in range(critics):
-        q, memories["taken"][i] = judged(w, i + 1, row["obs"], row["action"], memories["taken"][i])
+        before = memories["taken"][i]
+        promised.append(judged(frozen, i + 1, row["obs"], now.action, before.detach())[0])
+        q, memories["taken"][i] = judged(w, i + 1, row["obs"], row["action"], before)
         taken.append(q)
-        q, memories["now"][i] = judged(frozen, i + 1, row["obs"], now.action, memories["now"][i])
-        promised.append(q)
         _, memories["target"][i] = judged(
             target, i + 1, row["obs"], row["action"], memories["target"][i]
         )
@@ -157,12 +157,12 @@ def losses(spec, w, target, logs, aim, sequences, draws, subset, seeks):
         remembered = rows[0]["memory"]
         empty = torch.zeros_like(remembered)
         memories = {"actor": remembered} | {
-            name: [empty] * critics for name in ("taken", "now", "target")
+            name: [empty] * critics for name in ("taken", "target")
         }
         for row in rows:
             if row["reset"]:
                 memories = {"actor": empty} | {
-                    name: [empty] * critics for name in ("taken", "now", "target")
+                    name: [empty] * critics for name in ("taken", "target")
                 }
             found = row_losses(
                 spec, w, target, logs, aim, row, memories, next(draws), subset, seeks

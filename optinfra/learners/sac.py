@@ -119,6 +119,9 @@ def sac(
         y = r + γ·(1 − terminated)·(min_i Q̄_i(o′, ã′) − α·log π(ã′ | o′)),  ã′ ~ π(o′)
         L_π = mean (α·log π(ã | o) − min_i Q_i(o, ã));   Q̄ ← (1 − τ)·Q̄ + τ·Q
 
+    With a memory, these ã and ã′ follow the steps that were taken; with V, as in ML-Agents, the
+    Qs remember every ã before, and L_π has its slope through those too.
+
     There `target_critics` M makes min_i in y one over M of the C action values, drawn anew at
     each update, and L_π has their mean, mean_i Q_i: M = 2 of C = 10 is REDQ, M = C what DroQ has.
 
@@ -366,7 +369,11 @@ def _loss(rule: _Rule, state: SACState, lesson: _Lesson, learnt: _Learnt) -> tup
 
     taken = judged(learnt.weights, batch.action.continuous)
     detached = tree.map(Tensor.detach, taken)
-    now = judged(frozen.weights, drawn.action) if sizes.continuous else detached
+    now = detached
+    if sizes.continuous and rule.acting.recurrent and not network.value_network:
+        now = soft_targets.instead(network, frozen.weights, obs, batch, drawn.action)
+    elif sizes.continuous:
+        now = judged(frozen.weights, drawn.action)
     rows = live_rows(batch)
     live = {name: mask.any() for name, mask in rows.items()}
     coefs = {name: x.exp() for name, x in frozen.log_entropy_coef.items()}

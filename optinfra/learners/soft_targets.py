@@ -1,6 +1,7 @@
-"""What SAC's action values are fitted to: the reward, and what follows by an averaged target."""
+"""What SAC's action values are fitted to and asked: what was done, and what might have been."""
 
 from collections.abc import Collection
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -73,13 +74,44 @@ def by_action_values(
         _, after = network.action_values_and_memories(
             i, target, obs, batch.action.continuous, reset_of(batch)
         )
-        alone = _alone((*next_obs, drawn.action))
-        q: dict[str, Tensor] = network.action_values(i, target, alone[:-1], alone[-1], None, after)
-        return tree.take(q, 0)
+        return _one_step_on(network, i, target, next_obs, drawn.action, after)
 
     coefs = {name: x.exp() for name, x in state.log_entropy_coef.items()}
     q = [next_q(i) for i in range(number)]
     return soft_losses.soft_values(acting.spec.action, q, drawn, coefs)
+
+
+def instead(
+    network: SoftActorCritic, weights: Params, obs: Obs, batch: SACBatch, actions: Tensor
+) -> list[dict[str, Tensor]]:
+    """Compute Q_i `[*N, …]` of other actions at each step, after the steps that were taken.
+
+    Were the other actions remembered in their place, each would also be judged by what it
+    makes the Qs believe at later steps, and a policy would learn to deceive them.
+    """
+    taken, reset = batch.action.continuous, reset_of(batch)
+
+    def judged(i: int) -> dict[str, Tensor]:
+        _, after = network.action_values_and_memories(i, weights, obs, taken, reset)
+        before = tree.map(partial(_before, reset), after)
+        return _one_step_on(network, i, weights, obs, actions, before)
+
+    return [judged(i) for i in range(network.critics)]
+
+
+def _one_step_on(
+    network: SoftActorCritic, i: int, weights: Params, obs: Obs, actions: Tensor, memory: PyTree
+) -> dict[str, Tensor]:
+    """Compute Q_i of steps `[S, N]` each of which follows a memory of its own."""
+    alone = _alone((*obs, actions))
+    q: dict[str, Tensor] = network.action_values(i, weights, alone[:-1], alone[-1], None, memory)
+    return tree.take(q, 0)
+
+
+def _before(reset: Tensor | None, after: Tensor) -> Tensor:
+    """Turn what is remembered after each step into that before it; at first it is empty."""
+    before = torch.cat([torch.zeros_like(after[:1]), after[:-1]])
+    return before if reset is None else before.masked_fill(reset[..., None], 0.0)
 
 
 def _next_outputs(
