@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.func import functional_call
 
 from optinfra import networks, tree
-from optinfra.networks import cells
+from optinfra.networks import fused
 from optinfra.testing import assert_memory_isolated, assert_trees_close, assert_trees_equal
 from tests import plain_recurrent as plain
 from tests.plain_recurrent import normal
@@ -154,33 +154,86 @@ def test_no_row_at_all_is_no_trouble(kind, steps):
 # --- oneDNN ------------------------------------------------------------------------------------
 
 
-def counted(monkeypatch, name):
-    calls, original = [], getattr(cells, name)
-    monkeypatch.setattr(cells, name, lambda *args: (calls.append(name), original(*args))[1])
+def counted(monkeypatch):
+    """How often oneDNN goes forwards and back from now on."""
+    calls = {"run": 0, "back": 0}
+
+    def counting(name, original):
+        def call(*arguments):
+            calls[name] += 1
+            return original(*arguments)
+
+        return call
+
+    for name in calls:
+        monkeypatch.setattr(fused, name, counting(name, getattr(fused, name)))
     return calls
+
+
+def with_onednn_and_without(monkeypatch, call, *arguments):
+    """What a call gives either way, and how often oneDNN was used for it."""
+    with_gradients(call, *arguments)  # so that sizes of workspaces are known
+    calls = counted(monkeypatch)
+    by_onednn = with_gradients(call, *arguments)
+    used = tuple(calls.values())
+    monkeypatch.setattr(fused, "has_onednn", lambda: False)
+    looped = with_gradients(call, *arguments)
+    assert tuple(calls.values()) == used
+    return by_onednn, looped, used
 
 
 @pytest.mark.parametrize("rows", [(), (3,), (2, 2)])
 @pytest.mark.parametrize("hidden", [1, 4, 33])
 def test_onednn_and_the_loop_agree_and_onednn_is_used(rows, hidden, monkeypatch):
-    calls = [counted(monkeypatch, f"fused_{way}") for way in ("forward", "backward")]
     layer, own = networks.LSTM(D, hidden), plain.weights(0, "lstm", D, hidden)
     x, memory = normal(1, 5, *rows, D), normal(2, *rows, 2 * hidden)
     reset = torch.zeros(5, *rows, dtype=torch.bool)
     reset[0] = normal(3, *rows) > 0  # at the first step: no matter for oneDNN
+    for flags in (None, reset):
 
-    def call(own, x, memory):
-        return functional_call(layer, own, (x, memory, reset))
+        def call(own, x, memory, flags=flags):
+            return functional_call(layer, own, (x, memory, flags))
 
-    fused = with_gradients(call, own, x, memory)
-    assert [len(each) for each in calls] == [1, 1]
-    monkeypatch.setattr(cells, "has_onednn", lambda: False)
-    looped = with_gradients(call, own, x, memory)
-    assert [len(each) for each in calls] == [1, 1]
-    assert_trees_close(fused, looped, **CLOSE)
+        with monkeypatch.context() as patch:
+            by_onednn, looped, used = with_onednn_and_without(patch, call, own, x, memory)
+        assert used == (1, 1)
+        assert_trees_close(by_onednn, looped, **CLOSE)
 
 
-def test_a_reset_within_a_row_leaves_the_others_to_the_loop_with_the_same_results():
+@given(
+    SEEDS, st.sampled_from([1, 4, 33]), st.integers(2, 7), ROWS, st.sampled_from([0.0, 0.5, 2.0])
+)
+def test_onednn_and_the_loop_agree_where_steps_are_reset(seed, hidden, steps, rows, above):
+    layer, own = networks.LSTM(D, hidden), plain.weights(0, "lstm", D, hidden)
+    x, memory = normal(seed, steps, *rows, D), normal(seed + 1, *rows, 2 * hidden)
+    reset = normal(seed + 2, steps, *rows) > above
+    reset[steps // 2] = True
+    with pytest.MonkeyPatch.context() as patch:
+        by_onednn, looped, used = with_onednn_and_without(
+            patch, lambda own, *given: functional_call(layer, own, (*given, reset)),
+            own, x, memory,
+        )  # fmt: skip
+    worth = fused.packed(reset.reshape(steps, -1)) is not None
+    assert used == ((2, 1) if worth else (0, 0))  # once more to find its way back
+    assert_trees_close(by_onednn, looped, **CLOSE)
+
+
+def test_where_resets_would_make_too_much_work_of_it_the_loop_runs(monkeypatch):
+    """One row is never reset, the others always: so many long rows would be nearly empty."""
+    reset = torch.ones(12, 8, dtype=torch.bool)
+    reset[:, 0] = False
+    assert fused.packed(reset) is None
+    own, (x, memory, _) = plain.weights(0, "lstm", D, H), inputs(0, 12, (8,))
+    run("lstm", own, x, memory, reset)  # so that sizes of workspaces are known
+    calls = counted(monkeypatch)
+    ours = run("lstm", own, x, memory, reset)
+    assert calls == {"run": 0, "back": 0}
+    expected = plain.unrolled_rows("lstm", own, x, memory, reset)
+    assert_trees_close(ours, (expected[0], expected[1][-1]), **CLOSE)
+    assert fused.packed(torch.ones_like(reset)) is not None  # rows of one step are no waste
+
+
+def test_a_reset_within_a_row_changes_nothing_for_the_others():
     own = plain.weights(0, "lstm", D, H)
     x, memory, reset = inputs(0, 5, (3,))
     none = torch.zeros_like(reset)

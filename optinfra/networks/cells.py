@@ -4,13 +4,13 @@ Written for plain tensors of E members side by side, with writes into tensors of
 `optinfra.networks.unroll` makes operations of it that know derivatives, vmap and compilation.
 """
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import _disable_current_modes
+
+from optinfra.networks import fused
 
 
 class Weights(NamedTuple):
@@ -47,20 +47,32 @@ class Cell(NamedTuple):
     gates: int  # G
     states: int  # M / H: h alone, or h and c
     saved: Callable[[Tensor, int], int]  # (x, H) -> N
-    # (x [E, S, B, D], memory [E, B, M], weights, reset [E, S, B] bool, whether every memory)
-    forward: Callable[[Tensor, Tensor, Weights, Tensor, bool], Unrolled]
+    # (x [E, S, B, D], memory [E, B, M], weights, reset [E, S, B] bool or None, whether every
+    # memory)
+    forward: Callable[[Tensor, Tensor, Weights, Tensor | None, bool], Unrolled]
     # (grad of outputs, grad of the last memory [E, 1, B, M], x, memory, weights, reset, unrolled)
-    backward: Callable[[Tensor, Tensor, Tensor, Tensor, Weights, Tensor, Unrolled], Gradients]
+    backward: Callable[
+        [Tensor, Tensor, Tensor, Tensor, Weights, Tensor | None, Unrolled], Gradients
+    ]
 
 
 # --- what both have in common -------------------------------------------------------------
 
 
-def steps_with_reset(reset: Tensor) -> list[bool]:
-    """Tell for each step whether some row may be reset there; without a wait on an accelerator."""
-    if reset.device.type != "cpu":
-        return [True] * reset.shape[1]
-    return reset.any(2).any(0).tolist()
+def started(memory: Tensor, reset: Tensor | None) -> Tensor:
+    """Take a memory, or a slope of it, to where the first step begins."""
+    return memory if reset is None else memory.masked_fill(reset[:, 0, :, None], 0.0)
+
+
+def resets_by_step(reset: Tensor | None, steps: int) -> list[Tensor | None]:
+    """Give for each step which rows are reset `[E, B, 1]`, None where none is known to be."""
+    if reset is None:
+        return [None] * steps
+    flags = reset[..., None].unbind(1)
+    if reset.device.type != "cpu":  # looking would be a wait
+        return list(flags)
+    resets = reset.any(2).any(0).tolist()
+    return [flag if some else None for flag, some in zip(flags, resets)]
 
 
 def project(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
@@ -69,10 +81,10 @@ def project(x: Tensor, weight: Tensor, bias: Tensor, out: Tensor) -> None:
     torch.baddbmm(bias[:, None], x.flatten(1, 2), weight.mT, out=rows)
 
 
-def previous(first: Tensor, states: Tensor, reset: Tensor) -> Tensor:
+def previous(first: Tensor, states: Tensor, reset: Tensor | None) -> Tensor:
     """Shift `[E, S, B, H]` by one step, `first` `[E, B, H]` leading, zeros at resets."""
     shifted = torch.cat([first[:, None], states[:, :-1]], 1)
-    return shifted.masked_fill_(reset[..., None], 0.0)
+    return shifted if reset is None else shifted.masked_fill_(reset[..., None], 0.0)
 
 
 def weight_gradients(slopes: Tensor, inputs: Tensor) -> Tensor:
@@ -96,20 +108,20 @@ LSTM_SAVED = 5  # times H per row: four gates and the cell state
 
 
 def lstm_forward(
-    x: Tensor, memory: Tensor, weights: Weights, reset: Tensor, every: bool
+    x: Tensor, memory: Tensor, weights: Weights, reset: Tensor | None, every: bool
 ) -> Unrolled:
     """Unroll zₜ = W·xₜ + U·hₜ₋₁ + b, cₜ = σ(f)·cₜ₋₁ + σ(i)·tanh(g), hₜ = σ(o)·tanh(cₜ)."""
-    if not every and is_fused(x, reset, memory.shape[-1] // 2):
-        return fused_forward(x, memory, weights, reset)
+    if not every and (found := fused_forward(x, memory, weights, reset)) is not None:
+        return found
     hidden = memory.shape[-1] // 2
     saved, gates, cells = lstm_saved(x, hidden)
     outputs = x.new_empty(*x.shape[:3], hidden)
     project(x, weights.ih, weights.bias_ih + weights.bias_hh, out=gates)
     h, c = memory.split(hidden, -1)
     recurrent = weights.hh.mT
-    for t, resets in enumerate(steps_with_reset(reset)):
-        if resets:
-            h, c = (state.masked_fill(reset[:, t, :, None], 0.0) for state in (h, c))
+    for t, ended in enumerate(resets_by_step(reset, x.shape[1])):
+        if ended is not None:
+            h, c = (state.masked_fill(ended, 0.0) for state in (h, c))
         z = gates[:, t].baddbmm_(h, recurrent)
         i, f, g, o = z.split(hidden, -1)
         z[..., : 2 * hidden].sigmoid_()
@@ -126,13 +138,14 @@ def lstm_backward(
     x: Tensor,
     memory: Tensor,
     weights: Weights,
-    reset: Tensor,
+    reset: Tensor | None,
     unrolled: Unrolled,
 ) -> Gradients:
     """Go the way back that `lstm_forward` came."""
+    found = fused_backward(grad_outputs, grad_memory, x, memory, weights, reset, unrolled)
+    if found is not None:
+        return found
     hidden = memory.shape[-1] // 2
-    if is_fused(x, reset, hidden):
-        return fused_backward(grad_outputs, grad_memory, x, memory, weights, reset, unrolled)
     h0, c0 = memory.split(hidden, -1)
     _, gates, cells = lstm_saved(x, hidden, unrolled.saved)
     i, f, g, o = gates.split(hidden, -1)
@@ -144,7 +157,7 @@ def lstm_backward(
     of_h = tanh_c * o * (1 - o)
     slopes = torch.empty_like(gates).unflatten(-1, (4, hidden))
     grad_h, grad_c = grad_memory[:, 0].split(hidden, -1)
-    resets = steps_with_reset(reset)
+    resets = resets_by_step(reset, x.shape[1])
     for t in reversed(range(x.shape[1])):
         grad_h = grad_h + grad_outputs[:, t]
         grad_c = torch.addcmul(grad_c, grad_h, into_c[:, t])
@@ -152,8 +165,7 @@ def lstm_backward(
         torch.mul(of_h[:, t], grad_h, out=slopes[:, t, :, 3])
         grad_h = torch.bmm(slopes[:, t].flatten(-2), weights.hh)
         grad_c = grad_c * f[:, t]
-        if resets[t]:
-            ended = reset[:, t, :, None]
+        if (ended := resets[t]) is not None:
             grad_h, grad_c = grad_h.masked_fill(ended, 0.0), grad_c.masked_fill(ended, 0.0)
     slopes = slopes.flatten(-2)
     bias = slopes.sum((1, 2))
@@ -181,71 +193,26 @@ def lstm_saved(
 
 def lstm_saved_size(x: Tensor, hidden: int) -> int:
     """N: room for the gates and cells, and for oneDNN's workspace where it may do the work."""
-    own = x.shape[1] * x.shape[2] * hidden * LSTM_SAVED
-    return max(own, fused_size(x, hidden)) if may_be_fused(x) else own
+    own: int = x.shape[1] * x.shape[2] * hidden * LSTM_SAVED
+    return fused.workspace_size(*x.shape[1:], hidden) if fused.does(x, hidden, own) else own
 
 
-# --- LSTM by oneDNN, which torch.nn.LSTM uses on the CPU ------------------------------------
-
-LSTM_MODE = 2  # how ATen numbers the kinds of recurrent networks
-
-
-def may_be_fused(x: Tensor) -> bool:
-    """Whether oneDNN does such sequences at all."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and x.numel() > 0 and has_onednn()
-
-
-@cache
-def has_onednn() -> bool:
-    """Whether this build of torch has oneDNN."""
-    return torch.backends.mkldnn.is_available()
-
-
-def is_fused(x: Tensor, reset: Tensor, hidden: int) -> bool:
-    """Whether oneDNN does this one: it knows of no reset within a sequence."""
-    return (
-        may_be_fused(x)
-        and not reset[:, 1:].any()
-        and fused_size(x, hidden) >= x.shape[1] * x.shape[2] * hidden * LSTM_SAVED
-    )
-
-
-def fused_size(x: Tensor, hidden: int) -> int:
-    """Elements of oneDNN's workspace for one member."""
-    return workspace_size(*x.shape[1:], hidden)
-
-
-@cache
-def workspace_size(steps: int, rows: int, inputs: int, hidden: int) -> int:
-    """Ask oneDNN by a call on zeros, for real even where shapes alone are being traced."""
-    with _disable_current_modes():
-        x, weight = torch.zeros(steps, rows, inputs), torch.zeros(4 * hidden, inputs + hidden)
-        bias, state = torch.zeros(4 * hidden), torch.zeros(rows, hidden)
-        ih, hh = weight.split([inputs, hidden], 1)
-        weights = Weights(ih.contiguous(), hh.contiguous(), bias, bias)
-        return fused_call(x, state, state, weights)[3].view(torch.float32).numel()
-
-
-def fused_call(x: Tensor, h: Tensor, c: Tensor, weights: Weights) -> tuple[Tensor, ...]:
-    """Let oneDNN unroll one member: outputs, h, c, workspace."""
-    hidden = h.shape[-1]
-    with torch.enable_grad():  # else there is no workspace
-        return torch.ops.aten.mkldnn_rnn_layer(
-            x, *weights, h, c, False, [], LSTM_MODE, hidden, 1, True, False, False, True
-        )  # fmt: skip
-
-
-def fused_forward(x: Tensor, memory: Tensor, weights: Weights, reset: Tensor) -> Unrolled:
-    """Unroll member by member."""
-    outputs, memories, saved = [], [], []
-    h0, c0 = fused_start(memory, reset)
-    for member in range(len(x)):
-        own = Weights(*(w[member] for w in weights))
-        y, h, c, workspace = fused_call(x[member], h0[member], c0[member], own)
-        outputs.append(y)
-        memories.append(torch.cat([h, c], -1)[None])
-        saved.append(workspace.view(torch.float32))
-    return Unrolled(stacked(outputs), stacked(memories), stacked(saved))
+def fused_forward(
+    x: Tensor, memory: Tensor, weights: Weights, reset: Tensor | None
+) -> Unrolled | None:
+    """Let oneDNN unroll member by member, unless a loop is better."""
+    found = fused_members(x, memory, weights, reset)
+    if found is None:
+        return None
+    runs = [
+        fused.run(own) if layout is None else fused.run_packed(own, layout) for own, layout in found
+    ]
+    saved = [
+        one.workspace if layout is None else x.new_empty(lstm_saved_size(x, memory.shape[-1] // 2))
+        for one, (_, layout) in zip(runs, found)
+    ]
+    memories = [one.memory[None] for one in runs]
+    return Unrolled(stacked([one.outputs for one in runs]), stacked(memories), stacked(saved))
 
 
 def fused_backward(
@@ -254,38 +221,48 @@ def fused_backward(
     x: Tensor,
     memory: Tensor,
     weights: Weights,
-    reset: Tensor,
+    reset: Tensor | None,
     unrolled: Unrolled,
-) -> Gradients:
-    """Let oneDNN go the way back, member by member."""
+) -> Gradients | None:
+    """Let oneDNN go the way back that it came."""
+    found = fused_members(x, memory, weights, reset)
+    if found is None:
+        return None
+    slopes = []
+    for m, (own, layout) in enumerate(found):
+        grads = (grad_outputs[m], grad_memory[m, 0])
+        if layout is None:
+            came = fused.Run(unrolled.outputs[m], unrolled.memories[m, 0], unrolled.saved[m])
+            slopes.append(fused.back(own, came, *grads))
+        else:
+            slopes.append(fused.back_packed(own, layout, *grads))
+    gradients = Gradients(*(stacked(each) for each in zip(*slopes)))
+    return gradients._replace(memory=started(gradients.memory, reset))
+
+
+def fused_members(
+    x: Tensor, memory: Tensor, weights: Weights, reset: Tensor | None
+) -> list[tuple[fused.Sequences, fused.Packed | None]] | None:
+    """Tell what oneDNN is to run of each member, and how it is laid out where steps are reset."""
     hidden = memory.shape[-1] // 2
-    h0, c0 = fused_start(memory, reset)
-    gradients = []
+    if not fused.does(x, hidden, least=x.shape[1] * x.shape[2] * hidden * LSTM_SAVED):
+        return None
+    h, c = (state.contiguous() for state in started(memory, reset).split(hidden, -1))
+    found = []
     for m in range(len(x)):
-        h, c = unrolled.memories[m, 0].split(hidden, -1)
-        grad_h, grad_c = grad_memory[m, 0].split(hidden, -1)
-        dx, ih, hh, bias_ih, bias_hh, dh, dc = torch.ops.aten.mkldnn_rnn_layer_backward(
-            x[m], *(w[m] for w in weights), h0[m], c0[m], unrolled.outputs[m],
-            h.contiguous(), c.contiguous(), grad_outputs[m],
-            grad_h.contiguous(), grad_c.contiguous(),
-            False, LSTM_MODE, hidden, 1, True, True, False, [], False,
-            unrolled.saved[m].view(torch.uint8),
-        )  # fmt: skip
-        dm = torch.cat([dh.view_as(h), dc.view_as(c)], -1)
-        gradients.append(Gradients(dx, dm, ih, hh, bias_ih, bias_hh))
-    x_, memory_, *of_weights = (stacked(each) for each in zip(*gradients))
-    return Gradients(x_, memory_.masked_fill(reset[:, 0, :, None], 0.0), *of_weights)
+        own = fused.Sequences(x[m], h[m], c[m], tuple(w[m] for w in weights))
+        layout = None
+        if reset is not None and reset[m, 1:].any():
+            layout = fused.packed(reset[m])
+            if layout is None:
+                return None
+        found.append((own, layout))
+    return found
 
 
-def fused_start(memory: Tensor, reset: Tensor) -> tuple[Tensor, Tensor]:
-    """Split a memory into h and c, after a reset at the first step."""
-    h, c = memory.masked_fill(reset[:, 0, :, None], 0.0).chunk(2, -1)
-    return h.contiguous(), c.contiguous()
-
-
-def stacked(each: list[Tensor] | tuple[Tensor, ...]) -> Tensor:
+def stacked(each: Sequence[Tensor]) -> Tensor:
     """Stack members; a single one is not copied."""
-    return each[0][None] if len(each) == 1 else torch.stack(each)
+    return each[0][None] if len(each) == 1 else torch.stack(tuple(each))
 
 
 # --- GRU --------------------------------------------------------------------------------------
@@ -294,7 +271,7 @@ GRU_SAVED = 4  # times H per row: r, z, n and U·h + b of n
 
 
 def gru_forward(
-    x: Tensor, memory: Tensor, weights: Weights, reset: Tensor, every: bool
+    x: Tensor, memory: Tensor, weights: Weights, reset: Tensor | None, every: bool
 ) -> Unrolled:
     """Unroll n = tanh(W·xₜ + b + σ(r)·(U·hₜ₋₁ + b′)), hₜ = (1 − σ(z))·n + σ(z)·hₜ₋₁."""
     hidden = memory.shape[-1]
@@ -305,9 +282,9 @@ def gru_forward(
     project(x, weights.ih, weights.bias_ih, out=projected)
     outputs = x.new_empty(members, steps, rows, hidden)
     h, recurrent = memory, weights.hh.mT
-    for t, resets in enumerate(steps_with_reset(reset)):
-        if resets:
-            h = h.masked_fill(reset[:, t, :, None], 0.0)
+    for t, ended in enumerate(resets_by_step(reset, x.shape[1])):
+        if ended is not None:
+            h = h.masked_fill(ended, 0.0)
         own = torch.baddbmm(weights.bias_hh[:, None], h, recurrent)
         from_x, from_h = (y.unflatten(-1, (3, hidden)) for y in (projected[:, t], own))
         r, z, n, of_n = gates[:, t].unbind(-2)
@@ -325,7 +302,7 @@ def gru_backward(
     x: Tensor,
     memory: Tensor,
     weights: Weights,
-    reset: Tensor,
+    reset: Tensor | None,
     unrolled: Unrolled,
 ) -> Gradients:
     """Go the way back that `gru_forward` came."""
@@ -339,14 +316,14 @@ def gru_backward(
     at_h = torch.stack([at_x[..., 0, :], of_z, into_n * r], -2)
     slopes_x, slopes_h = torch.empty_like(at_x), torch.empty_like(at_h)
     grad_h = grad_memory[:, 0]
-    resets = steps_with_reset(reset)
+    resets = resets_by_step(reset, x.shape[1])
     for t in reversed(range(x.shape[1])):
         grad_h = grad_h + grad_outputs[:, t]
         torch.mul(at_x[:, t], grad_h[..., None, :], out=slopes_x[:, t])
         torch.mul(at_h[:, t], grad_h[..., None, :], out=slopes_h[:, t])
         grad_h = torch.baddbmm(grad_h * z[:, t], slopes_h[:, t].flatten(-2), weights.hh)
-        if resets[t]:
-            grad_h = grad_h.masked_fill(reset[:, t, :, None], 0.0)
+        if (ended := resets[t]) is not None:
+            grad_h = grad_h.masked_fill(ended, 0.0)
     slopes_x, slopes_h = slopes_x.flatten(-2), slopes_h.flatten(-2)
     return Gradients(
         into_inputs(slopes_x, weights.ih),

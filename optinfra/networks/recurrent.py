@@ -107,15 +107,14 @@ class Recurrent(nn.Module):
                 memory = torch.where(reset[0][..., None], 0.0, memory)
             memory = self.step(x[0], memory)
             return memory[None, ..., : self.hidden_units], memory
-        if reset is None:
-            reset = torch.zeros(x.shape[:-1], dtype=torch.bool, device=x.device)
         weights = (self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0)
         steps, count = len(x), math.prod(rows)
         columns = [
             x.reshape(steps, count, x.shape[-1]), memory.reshape(count, self.memory_size),
-            *weights, reset.reshape(steps, count),
+            *weights,
         ]  # fmt: skip
-        outputs, memories, _ = unroll(self.cell, every, *(part[None] for part in columns))
+        flags = None if reset is None else reset.reshape(1, steps, count)
+        outputs, memories, _ = unroll(self.cell, every, *(part[None] for part in columns), flags)
         outputs, memories = (
             y[0].reshape(y.shape[1], *rows, y.shape[-1]) for y in (outputs, memories)
         )

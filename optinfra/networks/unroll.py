@@ -13,7 +13,7 @@ from optinfra.networks.cells import CELLS, Unrolled, Weights
 
 Batched = tuple[Tensor, ...]
 WEIGHTS = slice(2, 6)  # where they stand among the tensors of a call
-DIFFERENTIABLE = 6  # the first so many of them: x, memory and weights
+Given = tuple[Tensor | None, ...]  # x, memory, four weights, and resets or None
 
 
 @torch.library.custom_op("optinfra::unroll", mutates_args=())
@@ -26,16 +26,16 @@ def _forward(
     hh: Tensor,
     bias_ih: Tensor,
     bias_hh: Tensor,
-    reset: Tensor,
+    reset: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    tensors = (part.contiguous() for part in (x, memory, ih, hh, bias_ih, bias_hh, reset))
-    x, memory, ih, hh, bias_ih, bias_hh, reset = tensors
+    tensors = (part.contiguous() for part in (x, memory, ih, hh, bias_ih, bias_hh))
+    x, memory, ih, hh, bias_ih, bias_hh = tensors
     return CELLS[cell].forward(x, memory, Weights(ih, hh, bias_ih, bias_hh), reset, every)
 
 
 @_forward.register_fake
 def _(
-    cell: str, every: bool, x: Tensor, memory: Tensor, ih: Tensor, hh: Tensor, *_: Tensor
+    cell: str, every: bool, x: Tensor, memory: Tensor, ih: Tensor, hh: Tensor, *_: Tensor | None
 ) -> Batched:
     members, steps, rows = x.shape[:3]
     hidden = hh.shape[-1]
@@ -55,13 +55,13 @@ def _backward(
     hh: Tensor,
     bias_ih: Tensor,
     bias_hh: Tensor,
-    reset: Tensor,
+    reset: Tensor | None,
     outputs: Tensor,
     memories: Tensor,
     saved: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    given = (grad_outputs, grad_memory, x, memory, ih, hh, bias_ih, bias_hh, reset)
-    grad_outputs, grad_memory, x, memory, ih, hh, bias_ih, bias_hh, reset = (
+    given = (grad_outputs, grad_memory, x, memory, ih, hh, bias_ih, bias_hh)
+    grad_outputs, grad_memory, x, memory, ih, hh, bias_ih, bias_hh = (
         part.contiguous() for part in given
     )
     weights = Weights(ih, hh, bias_ih, bias_hh)
@@ -72,15 +72,27 @@ def _backward(
 
 
 @_backward.register_fake
-def _(cell: str, grad_outputs: Tensor, grad_memory: Tensor, *tensors: Tensor) -> Batched:
-    return tuple(part.new_empty(part.shape) for part in tensors[:DIFFERENTIABLE])
+def _(
+    cell: str,
+    grad_outputs: Tensor,
+    grad_memory: Tensor,
+    x: Tensor,
+    memory: Tensor,
+    ih: Tensor,
+    hh: Tensor,
+    bias_ih: Tensor,
+    bias_hh: Tensor,
+    *_: Tensor | None,
+) -> Batched:
+    differentiable = (x, memory, ih, hh, bias_ih, bias_hh)
+    return tuple(part.new_empty(part.shape) for part in differentiable)
 
 
 class _Unroll(torch.autograd.Function):
     """`(cell, every, x, memory, *weights, reset) -> (outputs, memories, saved)`."""
 
     @staticmethod
-    def forward(cell: str, every: bool, *tensors: Tensor) -> Batched:
+    def forward(cell: str, every: bool, *tensors: Any) -> Batched:
         return _forward(cell, every, *tensors)
 
     @staticmethod
@@ -105,7 +117,7 @@ class _Unroll(torch.autograd.Function):
         return (None, None, *gradients, None)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], cell: str, every: bool, *tensors: Tensor) -> Any:
+    def vmap(info: Any, in_dims: tuple[Any, ...], cell: str, every: bool, *tensors: Any) -> Any:
         dims = in_dims[2:]
         if any(dim is not None for dim in dims[WEIGHTS]):
             members = _as_members(info.batch_size, dims, tensors)
@@ -120,7 +132,7 @@ class _Unroll(torch.autograd.Function):
             )
         ]
         outputs, memories, saved = _Unroll.apply(cell, every, rows[0], rows[1], *weights, rows[2])
-        each = (info.batch_size, rows[0].shape[2] // info.batch_size)
+        each = (info.batch_size, outputs.shape[2] // info.batch_size)
         return (outputs.unflatten(2, each), memories.unflatten(2, each), saved), (2, 2, None)
 
 
@@ -128,7 +140,7 @@ class _Back(torch.autograd.Function):
     """`(cell, grad_outputs, grad_memory, x, memory, *weights, reset, *unrolled) -> gradients`."""
 
     @staticmethod
-    def forward(cell: str, *tensors: Tensor) -> Batched:
+    def forward(cell: str, *tensors: Any) -> Batched:
         return _backward(cell, *tensors)
 
     @staticmethod
@@ -140,7 +152,7 @@ class _Back(torch.autograd.Function):
         raise RuntimeError("A recurrent layer has first derivatives only.")
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Any, ...], cell: str, *tensors: Tensor) -> Any:
+    def vmap(info: Any, in_dims: tuple[Any, ...], cell: str, *tensors: Any) -> Any:
         *parts, saved = tensors
         *dims, saved_dim = in_dims[1:]
         if saved_dim is None:  # of all agents' rows together: of no use for one agent
@@ -150,12 +162,16 @@ class _Back(torch.autograd.Function):
         return tuple(_apart(info.batch_size, y) for y in gradients), (0,) * len(gradients)
 
 
-def _as_members(size: int, dims: tuple[int | None, ...], tensors: Batched) -> list[Tensor]:
+def _as_members(size: int, dims: tuple[int | None, ...], tensors: Given) -> list[Tensor | None]:
     """Fold an axis of agents into the leading one of members."""
-    return [
-        (x[None].expand(size, *x.shape) if dim is None else x.movedim(dim, 0)).flatten(0, 1)
-        for dim, x in zip(dims, tensors, strict=True)
-    ]
+
+    def folded(dim: int | None, x: Tensor | None) -> Tensor | None:
+        if x is None:
+            return None
+        x = x[None].expand(size, *x.shape) if dim is None else x.movedim(dim, 0)
+        return x.flatten(0, 1)
+
+    return [folded(dim, x) for dim, x in zip(dims, tensors, strict=True)]
 
 
 def _apart(size: int, x: Tensor) -> Tensor:
@@ -163,8 +179,10 @@ def _apart(size: int, x: Tensor) -> Tensor:
     return x.unflatten(0, (size, x.shape[0] // size))
 
 
-def _as_rows(size: int, dim: int | None, x: Tensor, axis: int) -> Tensor:
+def _as_rows(size: int, dim: int | None, x: Tensor | None, axis: int) -> Tensor | None:
     """Fold an axis of agents into the axis of rows, `axis` of the tensor without it."""
+    if x is None:
+        return None
     if dim is None:
         x = x.unsqueeze(axis).expand(*x.shape[:axis], size, *x.shape[axis:])
     else:
@@ -172,7 +190,7 @@ def _as_rows(size: int, dim: int | None, x: Tensor, axis: int) -> Tensor:
     return x.flatten(axis, axis + 1)
 
 
-def unroll(cell: str, every: bool, *tensors: Tensor) -> Batched:
+def unroll(cell: str, every: bool, *tensors: Tensor | None) -> Batched:
     """Run a layer over sequences; see `cells.Cell.forward` for the tensors' shapes."""
     return _Unroll.apply(cell, every, *tensors)
 
