@@ -156,9 +156,7 @@ def losses(spec, w, target, logs, aim, sequences, draws, subset, seeks):
     for rows in sequences:
         remembered = rows[0]["memory"]
         empty = torch.zeros_like(remembered)
-        memories = {"actor": remembered} | {
-            name: [empty] * critics for name in ("taken", "target")
-        }
+        memories = {"actor": remembered} | {name: [empty] * critics for name in ("taken", "target")}
         for row in rows:
             if row["reset"]:
                 memories = {"actor": empty} | {
