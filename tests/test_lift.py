@@ -431,6 +431,27 @@ def test_every_compiled_function_leaves_out_the_checks_of_what_is_static(monkeyp
     assert None not in filters
 
 
+@pytest.mark.inductor
+def test_before_a_call_nothing_is_checked_but_what_is_given(monkeypatch):
+    """A learner reaches modules, their hooks and closures: hundreds of checks if they counted."""
+    module = importlib.import_module("optinfra.lift.compiled")
+    checked, left_out, original = set(), set(), module._may_change
+
+    def watched(guards):
+        kept = original(guards)
+        for guard, keep in zip(guards, kept):
+            (checked if keep else left_out).add(guard.name)
+        return kept
+
+    monkeypatch.setattr(module, "_may_change", watched)
+    monkeypatch.setattr(module, "ISOLATED", True)
+    learner = ppo(examples.network(), examples.SPEC)
+    compiled(learner.update)(learner.init(random.key(0)), examples.batch(0, 4))
+    assert all(name == "" or "arguments" in name and "function" not in name for name in checked)
+    assert any("function" in name for name in left_out)
+    assert any("arguments" in name for name in checked)
+
+
 def test_ppo_refuses_a_negative_number():
     with pytest.raises(ValueError, match=r"`learning_rate` must lie in \[0.0, inf\), got -1"):
         ppo(examples.network(), examples.SPEC, learning_rate=-1.0)

@@ -1,5 +1,6 @@
 """Compile pure functions, and go on without a compiler where there is none."""
 
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -17,7 +18,12 @@ def _may_change(guards: Sequence[Any]) -> list[bool]:
 
     The functions are pure: what they close over and what is global stays as it was traced.
     """
-    return [not (guard.is_global or guard.name.startswith("L['function']")) for guard in guards]
+    return [not guard.is_global and bool(GIVEN.match(guard.name)) for guard in guards]
+
+
+# How torch names what is reached from the arguments; modes such as whether gradients are
+# recorded have no name. All else is of the function, of classes, or of torch itself.
+GIVEN = re.compile(r"$|(L\[')?arguments\b")
 
 
 # Learners made by one factory share their code object, and torch counts recompilations per
