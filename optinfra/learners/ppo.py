@@ -1,19 +1,18 @@
 """Proximal policy optimisation, as ML-Agents does it."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
 
 from optinfra import moments, random, tree
 from optinfra.check import (
     require_integer,
     require_number,
 )
-from optinfra.distributions import PolicyOutputs, hybrid, mask_logits
+from optinfra.distributions import PolicyOutputs, hybrid
 from optinfra.learners.acting import (
     Acting,
     act,
@@ -30,22 +29,27 @@ from optinfra.learners.batch import (
     check_batch,
     check_sequences,
     check_streams,
-    live_rows,
     time_first,
 )
+from optinfra.learners.proximal import (
+    Clipped,
+    PPOHyper,
+    Scheduled,
+    at,
+    descend,
+    explained,
+    fit_loss,
+    init_hyper,
+    judge_policy,
+    scheduled,
+)
 from optinfra.losses import (
-    approx_kl,
-    clip_fraction,
     clipped_surrogate_per_dimension,
-    explained_variance,
-    live_mean,
-    masked_mean,
     trust_region_value_loss,
 )
 from optinfra.moments import Moments
 from optinfra.networks import ActorCritic, RecurrentActorCritic, without_memory
-from optinfra.schedules import constant
-from optinfra.transforms import global_norm, raveled, scale_by_adam, skip_nonfinite
+from optinfra.transforms import raveled, scale_by_adam, skip_nonfinite
 from optinfra.types import (
     Key,
     Learner,
@@ -60,23 +64,12 @@ from optinfra.types import (
 )
 from optinfra.values import rollout_values, trajectory_values
 
-Clipped = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]  # (new, old, aim, ε, mask)
-
 
 class PPOParams(NamedTuple):
     """All that acting and valuing read."""
 
     weights: Params
     moments: tuple[Moments, ...]  # one per observation; () without a normaliser
-
-
-class PPOHyper(NamedTuple):
-    """What may differ from member to member of an ensemble."""
-
-    learning_rate: PyTree  # state of its schedule
-    clip_range: PyTree  # state of its schedule
-    entropy_coef: PyTree  # state of its schedule
-    value_coef: Tensor  # [] float32
 
 
 class PPOState(NamedTuple):
@@ -151,11 +144,7 @@ def ppo(
         transform=transform or skip_nonfinite(raveled(scale_by_adam())),
         surrogate=surrogate,
         value_loss=value_loss,
-        schedules=_Scheduled(
-            _as_schedule("learning_rate", learning_rate),
-            _as_schedule("clip_range", clip_range, open_low=True),
-            _as_schedule("entropy_coef", entropy_coef),
-        ),
+        schedules=scheduled(learning_rate, clip_range, entropy_coef),
         value_coef=value_coef,
         burn_in=burn_in,
     )
@@ -176,14 +165,6 @@ def ppo(
     )
 
 
-class _Scheduled(NamedTuple):
-    """The scheduled hyperparameters: their schedules, or their values at one moment."""
-
-    learning_rate: Any
-    clip_range: Any
-    entropy_coef: Any
-
-
 class _Rule(NamedTuple):
     """What is static about one PPO."""
 
@@ -192,7 +173,7 @@ class _Rule(NamedTuple):
     transform: Transform
     surrogate: Clipped
     value_loss: Clipped
-    schedules: _Scheduled
+    schedules: Scheduled
     value_coef: float
     burn_in: int
 
@@ -201,16 +182,10 @@ def _init(rule: _Rule, key: Key) -> PPOState:
     key, key_weights = random.split(key).unbind()
     weights = rule.network.init(key_weights)
     running = tuple(moments.init(shape, device=key.device) for shape in rule.acting.spec.obs)
-    hyper = PPOHyper(
-        learning_rate=rule.schedules.learning_rate.init(),
-        clip_range=rule.schedules.clip_range.init(),
-        entropy_coef=rule.schedules.entropy_coef.init(),
-        value_coef=torch.tensor(rule.value_coef, dtype=torch.float32),
-    )
     return PPOState(
         params=PPOParams(weights, running if rule.acting.normalize else ()),
         opt=rule.transform.init(weights),
-        hyper=tree.map(lambda x: x.to(key.device), hyper),
+        hyper=init_hyper(rule.schedules, rule.value_coef, key.device),
         steps=torch.zeros((), dtype=torch.int64, device=key.device),
         key=key,
     )
@@ -225,14 +200,9 @@ def _update(rule: _Rule, state: PPOState, batch: PPOBatch) -> tuple[PPOState, St
         batch = time_first(batch)
     # Otherwise parameters that require a gradient would keep the graph of every update so far.
     batch, weights = tree.map(Tensor.detach, (batch, state.params.weights))
-    scheduled = zip(rule.schedules, state.hyper)
-    now = _Scheduled(*(schedule.value(hyper, state.steps) for schedule, hyper in scheduled))
-
+    now = at(rule.schedules, state.hyper, state.steps)
     loss = partial(_loss, rule, state, now, batch)
-    grads, (_, stats) = grad_and_value(loss, has_aux=True)(weights)
-    opt, directions = rule.transform.update(state.opt, grads, weights)
-    weights = tree.map(lambda w, u: w - now.learning_rate * u, weights, directions)
-    stats = stats | {"grad_norm": global_norm(grads)} | now._asdict()
+    weights, opt, stats = descend(rule.transform, loss, weights, state.opt, now)
     return state._replace(params=state.params._replace(weights=weights), opt=opt), stats
 
 
@@ -257,45 +227,16 @@ def _run(
 
 
 def _loss(
-    rule: _Rule, state: PPOState, now: _Scheduled, batch: PPOBatch, weights: Params
+    rule: _Rule, state: PPOState, now: Scheduled, batch: PPOBatch, weights: Params
 ) -> tuple[Tensor, Stats]:
     obs = normalized(rule.acting, state.params, batch.obs)
     outputs, values = _run(rule, weights, obs, batch)
     check_streams(values, batch)
-    outputs = outputs._replace(logits=mask_logits(outputs.logits, batch.action_mask))
-    log_prob = rule.acting.distribution.log_prob(outputs, batch.action)
-    entropy = masked_mean(rule.acting.distribution.entropy(outputs), batch.mask)
-    policy_loss = rule.surrogate(
-        log_prob, batch.log_prob, batch.advantages, now.clip_range, batch.mask
-    )
-    rows = live_rows(batch)
-    live = {name: mask.any() for name, mask in rows.items()}
-    value_losses = {
-        name: rule.value_loss(
-            values[name], batch.values[name], batch.returns[name], now.clip_range, mask
-        )
-        for name, mask in rows.items()
-    }
-    value_loss = live_mean(value_losses, live)
-    total = policy_loss + state.hyper.value_coef * value_loss - now.entropy_coef * entropy
-    explained = {
-        name: explained_variance(batch.values[name], batch.returns[name], mask)
-        for name, mask in rows.items()
-    }
-    log_ratio = log_prob - batch.log_prob
-    stats = {
-        "policy_loss": policy_loss,
+    policy = judge_policy(rule.acting, rule.surrogate, outputs, batch, now.clip_range)
+    value_loss = fit_loss(rule.value_loss, values, batch.values, batch, now.clip_range)
+    total = policy.loss + state.hyper.value_coef * value_loss - now.entropy_coef * policy.entropy
+    stats = policy.stats | {
         "value_loss": value_loss,
-        "entropy": entropy,
-        "approx_kl": approx_kl(log_ratio, batch.mask),
-        "clip_fraction": clip_fraction(log_ratio, now.clip_range, batch.mask),
-        "explained_variance": live_mean(explained, live),
+        "explained_variance": explained(batch.values, batch),
     }
     return total, {name: stat.detach() for name, stat in stats.items()}
-
-
-def _as_schedule(name: str, value: Schedule | float, *, open_low: bool = False) -> Schedule:
-    if isinstance(value, Schedule):
-        return value
-    require_number(name, value, 0.0, open_low=open_low)
-    return constant(value)
