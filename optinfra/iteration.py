@@ -1,21 +1,18 @@
 """One training iteration: everything between two rollouts, as one pure function."""
 
 from collections.abc import Callable, Collection, Mapping
-from functools import reduce
-from operator import or_
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from optinfra import random, sequences, streams, tree, values
+from optinfra import credit, random, sequences, streams, tree, values
 from optinfra.check import require_number
+from optinfra.credit import Seen
 from optinfra.learners import PPOBatch
 from optinfra.lift.epochs import Stage, mean_stats, minibatches, on_rows, unlifted
-from optinfra.losses import live_mean, masked_mean
-from optinfra.returns import gae
+from optinfra.rollout import Group, check_rollout, mates_of
 from optinfra.rollout import Rollout as Rollout
-from optinfra.rollout import check_rollout
 from optinfra.rollout import transitions as transitions
 from optinfra.signals.faults import Guard, Judged, Report, judge, no_reward, unguarded
 from optinfra.types import (
@@ -24,7 +21,6 @@ from optinfra.types import (
     Learner,
     Memories,
     PyTree,
-    RolloutValues,
     Signal,
     Stats,
     Trajectory,
@@ -57,14 +53,6 @@ class Lesson(NamedTuple):
     seen: Transitions
 
 
-class Seen(NamedTuple):
-    """A rollout without what is no transition, and what the learner says of it."""
-
-    rollout: Rollout
-    valued: RolloutValues
-    resets: PyTree  # [T, *B] bool, steps that start from an empty memory; () without one
-
-
 def iteration(
     learner: Learner,
     signals: Mapping[str, Signal],
@@ -77,7 +65,7 @@ def iteration(
     batch_size: int = 1024,
     sequence_length: int = 64,
     burn_in: int = 0,
-    num_agents: int | None = None,
+    num_agents: int | tuple[int, ...] | None = None,
     stage: Stage = unlifted,
     guard: Guard = unguarded,
 ) -> Iteration:
@@ -97,6 +85,9 @@ def iteration(
     With a learner that remembers, each agent's critic goes on from where the last rollout
     left it, memories are reset where episodes end, and the rollout is cut into sequences.
 
+    With a learner of groups, such as `poca`, the last axis of the rollout's rows is the agents
+    of a group, and what a group gets is credited as `credit.weigh` says.
+
     Args:
       learner: an on-policy learner of `PPOBatch`es whose values have the signals' names.
       signals: by the name of their stream.
@@ -112,7 +103,7 @@ def iteration(
       sequence_length: S ≥ 1, steps of a sequence, for a learner that remembers.
       burn_in: k in [0, S), steps of each sequence that only warm its memory up; see
         `sequences.starts`, and the learner's own `burn_in`.
-      num_agents: B, needed for a learner that remembers: how many agents collect.
+      num_agents: B, or all of *B, needed for a learner that remembers: how many agents collect.
       stage: applied to each function the iteration consists of, such as `lift.compiled`;
         for a compiled ensemble: `lambda f: compiled(ensemble(f))`.
       guard: applied to each function of a signal, after `stage`: it may catch exceptions.
@@ -141,6 +132,8 @@ def iteration(
     if recurrent and num_agents is None:
         raise ValueError("`num_agents` must be given for a learner that remembers, got None.")
 
+    rows = num_agents if isinstance(num_agents, tuple) else (num_agents,)
+    rule = credit.Rule(time_horizon, frozenset(ignore_done))
     begin = streams.beginning(signals, imitation)
 
     def init(key: Key) -> IterationState:
@@ -152,7 +145,7 @@ def iteration(
             signals=own,
             failures=streams.no_failures(signals, key.device),
             gae_lambda=torch.tensor(gae_lambda, dtype=torch.float32, device=key.device),
-            memory=learner.memories((num_agents,), key.device).critic if recurrent else (),
+            memory=learner.memories(rows, key.device).critic if recurrent else (),
             imitation=imitated,
         )
 
@@ -163,8 +156,9 @@ def iteration(
         rollout = tree.where(rollout.mask, rollout, tree.map(torch.zeros_like, rollout))
         learnt = learner.observe(state.learner, rollout.obs, rollout.mask)
         learnt = learnt._replace(steps=learnt.steps + rollout.mask.sum())
+        mates = mates_of(rollout) if isinstance(rollout.group, Group) else ((), ())
         trajectory = Trajectory(
-            rollout.obs, state.memory, rollout.terminated, rollout.truncated, rollout.mask
+            rollout.obs, state.memory, rollout.terminated, rollout.truncated, rollout.mask, *mates
         )
         valued = learner.rollout_values(learnt.params, trajectory, rollout.next_obs)
         streams.require_streams(signals, valued.values)
@@ -177,7 +171,8 @@ def iteration(
     def weigh(
         state: IterationState, seen: Seen, judged: dict[str, Judged]
     ) -> tuple[PyTree, Lesson, Tensor, Stats]:
-        batch, stats = _weighed(state, seen, judged, time_horizon, ignore_done)
+        gammas = {name: own.gamma for name, own in state.signals.items()}
+        batch, stats = credit.weigh(rule, gammas, state.gae_lambda, seen, judged)
         lesson = Lesson(batch, transitions(seen.rollout))
         if recurrent:
             memory = Memories(seen.rollout.memory, seen.valued.memories)
@@ -222,64 +217,6 @@ def iteration(
 def _on_rollout(signal: Signal) -> Callable[[PyTree, Rollout], Judged]:
     judged = judge(signal)
     return lambda state, rollout: judged(state, transitions(rollout))
-
-
-def _cuts(rollout: Rollout, time_horizon: int | None) -> Tensor:
-    """Mark `[T, *B]` where advantages are cut and bootstrapped, terminations apart.
-
-    There are three reasons: the episode was cut, the horizon, and that the next row is no
-    transition. Without the last one, the value of that row would flow into the step before.
-    """
-    at_the_end = torch.zeros_like(rollout.mask[:1])
-    cuts = rollout.truncated | torch.cat([~rollout.mask[1:], at_the_end])
-    if time_horizon is not None:
-        step = torch.arange(1, rollout.mask.shape[0] + 1, device=rollout.mask.device)
-        at_horizon = step % time_horizon == 0
-        cuts = cuts | at_horizon.reshape(-1, *[1] * (rollout.mask.ndim - 1))
-    return cuts
-
-
-def _weighed(
-    state: IterationState,
-    seen: Seen,
-    judged: Mapping[str, Judged],
-    time_horizon: int | None,
-    ignore_done: Collection[str],
-) -> tuple[PPOBatch, Stats]:
-    """Turn rewards into advantages and returns, stream by stream."""
-    rollout, valued = seen.rollout, seen.valued
-    cuts = _cuts(rollout, time_horizon)
-    advantages, returns, stats = {}, {}, {}
-    for name, (rewards, _) in judged.items():
-        endless = name in ignore_done
-        advantages[name] = gae(
-            rewards,
-            valued.values[name],
-            valued.next_values[name],
-            torch.zeros_like(cuts) if endless else rollout.terminated,
-            cuts | rollout.terminated if endless else cuts,
-            discount=state.signals[name].gamma,
-            gae_lambda=state.gae_lambda,
-        )
-        returns[name] = advantages[name] + valued.values[name]
-        stats[f"{name}_reward"] = masked_mean(rewards, rollout.mask)
-        stats[f"{name}_value"] = masked_mean(valued.values[name], rollout.mask)
-    live = {name: own.live for name, own in judged.items()}
-    # Where none is live there is nothing to learn, and NaN lets the learner's transform skip it.
-    nothing = ~reduce(or_, live.values())
-    mean = torch.where(nothing, torch.nan, live_mean(advantages, live))
-    batch = PPOBatch(
-        obs=rollout.obs,
-        action=rollout.action,
-        action_mask=rollout.action_mask,
-        log_prob=rollout.log_prob,
-        advantages=mean,
-        values=valued.values,
-        returns=returns,
-        mask=rollout.mask,
-        live={name: own.expand(rollout.mask.shape) for name, own in live.items()},
-    )
-    return batch, stats
 
 
 def _as_rows(lesson: Lesson, axes: int) -> Lesson:

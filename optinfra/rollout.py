@@ -1,5 +1,6 @@
 """What is collected between two updates, and what reward signals see of it."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -7,7 +8,15 @@ from torch import Tensor
 
 from optinfra import tree
 from optinfra.check import require_dtype, require_leading, require_shape
-from optinfra.types import Action, Obs, PyTree, Transitions
+from optinfra.types import Action, Mates, Obs, PyTree, Transitions
+
+
+class Group(NamedTuple):
+    """What a rollout of groups tells besides; the last axis of its rows are a group's agents."""
+
+    rewards: Tensor  # [T, *B], the group's, given to each agent of it
+    ended: Tensor  # [T, *B] bool, the group came to its own end with this step
+    next_mask: Tensor  # [T, *B] bool, the agent was still there after this step
 
 
 class Rollout(NamedTuple):
@@ -24,6 +33,7 @@ class Rollout(NamedTuple):
     truncated: Tensor  # [T, *B] bool, the episode was cut, by a time limit for example
     mask: Tensor  # [T, *B] bool, False for a row that is no transition
     memory: PyTree = ()  # [T, *B, M], the policy's before each step; () without one
+    group: PyTree = ()  # Group [T, *B], where *B ends with the agents of a group; () without
 
 
 def transitions(rollout: Rollout) -> Transitions:
@@ -37,7 +47,34 @@ def transitions(rollout: Rollout) -> Transitions:
         truncated=rollout.truncated,
         mask=rollout.mask,
         action_mask=rollout.action_mask,
+        **_rewards_of_groups(rollout),
     )
+
+
+def mates_of(rollout: Rollout) -> tuple[Mates, Mates]:
+    """Tell the mates of each agent of a rollout of groups, and those that followed each step."""
+    now = Mates(rollout.obs, rollout.action, rollout.mask)
+    then = now._replace(obs=rollout.next_obs, present=rollout.group.next_mask)
+    mates, following = tree.map(partial(_of_others, rollout.mask.ndim - 1), (now, then))
+    return mates, following
+
+
+def _rewards_of_groups(rollout: Rollout) -> dict[str, Tensor]:
+    if not isinstance(rollout.group, Group):
+        return {}
+    own = torch.where(rollout.mask, rollout.rewards, 0.0)
+    return {
+        "group_rewards": rollout.group.rewards,
+        "groupmate_rewards": _of_others(rollout.mask.ndim - 1, own),
+    }
+
+
+def _of_others(axis: int, x: Tensor) -> Tensor:
+    """Give each agent what the others have: `[…, A, …]` becomes `[…, A, A − 1, …]`."""
+    agents = x.shape[axis]
+    others = [[j for j in range(agents) if j != i] for i in range(agents)]
+    index = torch.tensor(others, dtype=torch.int64, device=x.device).reshape(-1)
+    return x.index_select(axis, index).unflatten(axis, (agents, agents - 1))
 
 
 def check_rollout(rollout: Rollout) -> None:

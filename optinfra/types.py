@@ -62,6 +62,14 @@ class Transitions(NamedTuple):
     groupmate_rewards: PyTree = ()  # [*N, G], those of the mates, 0 for absent ones; () likewise
 
 
+class Mates(NamedTuple):
+    """The other agents of a group, in any order. What an absent one holds does not matter."""
+
+    obs: Obs  # [*B, G, D_i] each
+    action: Action  # [*B, G, A] and [*B, G, K], as drawn
+    present: Tensor  # [*B, G] bool
+
+
 class Memories(NamedTuple):
     """What an agent remembers: the policy's part and the values' part apart."""
 
@@ -77,6 +85,9 @@ class Trajectory(NamedTuple):
     terminated: PyTree  # [T, *B] bool, the episode ended with this step; () where none does
     truncated: PyTree  # [T, *B] bool, the episode was cut after this step; () where none is
     mask: PyTree  # [T, *B] bool, False where a row is padding; () where every row counts
+    # What follows is for learners of groups.
+    mates: PyTree = ()  # Mates [T, *B, G, …]
+    next_mates: PyTree = ()  # Mates that `next_obs` comes with; what they do is not read
 
 
 class TrajectoryValues(NamedTuple):
@@ -86,6 +97,7 @@ class TrajectoryValues(NamedTuple):
     bootstrap: dict[str, Tensor]  # [*B] each, value of what follows the last step
     memories: PyTree  # [n, *B, M], the critic's at the start of each sequence; () without one
     final_memory: PyTree  # [*B, M], to pass to the next trajectory; () without one
+    baselines: PyTree = ()  # [T, *B] by stream, for learners of groups
 
 
 class RolloutValues(NamedTuple):
@@ -95,6 +107,7 @@ class RolloutValues(NamedTuple):
     next_values: dict[str, Tensor]  # [T, *B] each, of those that really followed
     memories: PyTree  # [T, *B, M], the critic's before each step; () without one
     final_memory: PyTree  # [*B, M], to pass to the next rollout; () without one
+    baselines: PyTree = ()  # [T, *B] by stream, for learners of groups
 
 
 class Transform(NamedTuple):

@@ -15,24 +15,24 @@ FLOORS = [  # a floor may import only floors above it in this list
     {"signals", "imitation", "values"},
     {"learners"},
     {"lift"},
-    {"streams"},
+    {"streams", "credit"},
     {"iteration", "off_policy"},
     {"settings", "checkpoint", "demos", "envs", "testing", "agents", "store"},
     {"train"},
     {"mlagents"},
     {"cli"},
 ]
-CORE = {"torch", "optree", "math", "typing", "collections", "functools", "inspect", "itertools",
+CORE = {"torch", "optree", "math", "typing", "collections", "functools", "inspect", "itertools", "re",
         "operator",
         "warnings", "zlib"}  # fmt: skip
 SHELL = CORE | {
     "contextlib", "csv", "dataclasses", "datetime", "difflib", "enum", "importlib", "io", "json",
     "os", "pathlib", "shutil", "signal", "sys", "tempfile", "time", "argparse", "statistics",
     "numpy", "gymnasium", "matplotlib", "pydantic", "rich", "safetensors", "tensorboard", "yaml",
-    "platform", "re",
+    "platform", "pkgutil",
 }  # fmt: skip
 # What one room only may import.
-EXTRA = {"testing": {"hypothesis"}, "demos": {"google", "PIL", "minari"}}
+EXTRA = {"testing": {"hypothesis"}, "envs": {"pettingzoo"}, "demos": {"google", "PIL", "minari"}}
 FIRST_SHELL_FLOOR = 9
 RANK = {name: rank for rank, floor in enumerate(FLOORS) for name in floor}
 ROOT = Path(__file__).parents[1] / "optinfra"

@@ -1,6 +1,9 @@
 """Learning rules: each module has one factory that returns a `Learner`."""
 
 from optinfra.learners.batch import PPOBatch as PPOBatch
+from optinfra.learners.poca import POCAParams as POCAParams
+from optinfra.learners.poca import POCAState as POCAState
+from optinfra.learners.poca import poca as poca
 from optinfra.learners.ppo import PPOParams as PPOParams
 from optinfra.learners.ppo import PPOState as PPOState
 from optinfra.learners.ppo import ppo as ppo

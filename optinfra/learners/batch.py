@@ -8,7 +8,7 @@ from torch import Tensor
 
 from optinfra import tree
 from optinfra.check import require_dtype, require_leading, require_shape, require_trailing
-from optinfra.types import Action, Memories, Obs, PyTree, Spec
+from optinfra.types import Action, Mates, Memories, Obs, PyTree, Spec
 
 
 class PPOBatch(NamedTuple):
@@ -27,6 +27,9 @@ class PPOBatch(NamedTuple):
     memory: PyTree = ()  # Memories [N, M], what each sequence starts from
     reset: PyTree = ()  # [N, S] bool, True where a step starts from an empty memory
     warmup: PyTree = ()  # [N, S] bool, True where a step that does not count warms the memory up
+    # What follows is for learners of groups.
+    mates: PyTree = ()  # Mates [*N, G, …]
+    baselines: PyTree = ()  # [*N] by stream, when the action was drawn
 
 
 def blanked(batch: PPOBatch) -> PPOBatch:
@@ -106,10 +109,24 @@ def check_sequences(batch: PPOBatch, burn_in: int) -> None:
             require_shape(name, flag, rows, "N, S")
 
 
+def check_mates(spec: Spec, batch: PPOBatch) -> None:
+    """Raise unless a batch has what a learner of groups needs; its networks check the rest."""
+    if not isinstance(batch.mates, Mates) or not batch.baselines:
+        raise ValueError("`mates` and `baselines` must be given to a learner of groups.")
+    require_dtype("mates.present", batch.mates.present, torch.bool)
+    require_dtype("mates.action.discrete", batch.mates.action.discrete, torch.int64)
+    for x in tree.leaves(batch.mates):
+        require_leading("mates", x, batch.mask.shape, "*N")
+    check_obs(spec, batch.mates.obs)
+    for name, x in batch.baselines.items():
+        require_shape(f"baselines[{name!r}]", x, batch.mask.shape)
+
+
 def check_streams(values: Mapping[str, Tensor], batch: PPOBatch) -> None:
     """Raise unless a batch has the streams that the network has values for."""
     columns = {"values": batch.values, "returns": batch.returns}
-    for column, streams in (columns | ({"live": batch.live} if batch.live else {})).items():
+    others = {"live": batch.live, "baselines": batch.baselines}
+    for column, streams in (columns | {name: x for name, x in others.items() if x}).items():
         if set(streams) != set(values):
             raise ValueError(
                 f"`{column}` must have the streams of the network, {sorted(values)}, "

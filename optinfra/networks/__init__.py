@@ -8,6 +8,12 @@ from optinfra.networks.actor_critic import separate as separate
 from optinfra.networks.actor_critic import shared as shared
 from optinfra.networks.actor_critic import shared_actor_critic as shared_actor_critic
 from optinfra.networks.actor_critic import vector_body as vector_body
+from optinfra.networks.attention import EntityEmbedding as EntityEmbedding
+from optinfra.networks.attention import ResidualSelfAttention as ResidualSelfAttention
+from optinfra.networks.attention import attend as attend
+from optinfra.networks.attention import fixup_normal as fixup_normal
+from optinfra.networks.groups import GroupActorCritic as GroupActorCritic
+from optinfra.networks.groups import group_actor_critic as group_actor_critic
 from optinfra.networks.initializers import Initializer as Initializer
 from optinfra.networks.initializers import constant as constant
 from optinfra.networks.initializers import draw as draw

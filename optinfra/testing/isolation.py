@@ -14,7 +14,8 @@ from optinfra.types import Trajectory
 Change = Callable[[Tensor, int], Tensor]  # (leaf, axis of the agents) -> what others are given
 
 # Where the agents of a trajectory lie, for `in_dims`: time leads, but for the memory.
-TRAJECTORY_AXES: Any = Trajectory._make((1, 0, 1, 1, 1))
+AXES: Any = (1, 0, 1, 1, 1)
+TRAJECTORY_AXES: Any = Trajectory(*AXES)
 
 SEED = 0
 SCALE = 10.0  # so that what is given differs from what networks are used to

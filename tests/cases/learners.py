@@ -2,10 +2,10 @@
 
 import torch
 
-from optinfra import networks, random
+from optinfra import networks, random, transforms, tree
 from optinfra.learners import PPOBatch, sac
 from optinfra.types import ActionSpec, Learner, Spec
-from tests import examples
+from tests import examples, group_cases
 from tests.contracts import Case
 
 PPO = examples.learner()
@@ -77,6 +77,54 @@ def recurrent_cases_of(name: str) -> dict[str, Case]:
         ),
         f"ppo.rollout_values {name}": Case(
             learner.rollout_values, lambda k: (params(k), padded(k), following(k, 6, 3))
+        ),
+    }
+
+
+def poca_cases_of(variant: str, memory_size: int | None = None) -> dict[str, Case]:
+    # The bias of keys has no slope but rounding, of which Adam with its usual ε makes whole steps.
+    learner = group_cases.learner(memory_size, transform=transforms.scale_by_adam(eps=1e-3))
+
+    def params(k: int):
+        return learner.init(random.key(k)).params
+
+    def batch(k: int):
+        if memory_size:
+            return group_cases.sequences(100 * k, 4, 5)
+        return group_cases.batch(100 * k, 9)
+
+    def trajectory(k: int):
+        memory = examples.normal(k, 3, 2 * memory_size) if memory_size else ()
+        mask = torch.arange(6)[:, None] < torch.tensor([6, 4 - k, k])
+        return group_cases.trajectory(100 * k, 6, 3, memory=memory, mask=mask)
+
+    def alone(k: int):
+        one = trajectory(k)
+        return one._replace(next_mates=tree.take(one.next_mates, -1))
+
+    def following(k: int, *rows: int):
+        return examples.batch(100 * k + 1, *rows).obs
+
+    def memory(k: int):
+        return examples.normal(k, 9, memory_size) if memory_size else ()
+
+    done = torch.tensor([True, False, True])
+    return {
+        f"poca.act {variant}": Case(
+            learner.act, lambda k: (params(k), obs(k), memory(k), examples.key(k))
+        ),
+        f"poca.greedy {variant}": Case(learner.greedy, lambda k: (params(k), obs(k), memory(k))),
+        f"poca.observe {variant}": Case(
+            learner.observe, lambda k: (learner.init(random.key(k)), obs(k), rows(k).mask)
+        ),
+        f"poca.update {variant}": Case(
+            learner.update, lambda k: (learner.init(random.key(k)), batch(k)), step=True
+        ),
+        f"poca.trajectory_values {variant}": Case(
+            learner.trajectory_values, lambda k: (params(k), alone(k), following(k, 3), done)
+        ),
+        f"poca.rollout_values {variant}": Case(
+            learner.rollout_values, lambda k: (params(k), trajectory(k), following(k, 6, 3))
         ),
     }
 
@@ -190,6 +238,8 @@ CASES = {
         "sac.trajectory_values",
         "sac.rollout_values",
     ),
+    **poca_cases_of("of rows"),
+    **poca_cases_of("of sequences", group_cases.M),
     **recurrent_cases_of("lstm"),
     **recurrent_cases_of("gru, burn-in"),
     "ppo.init": Case(PPO.init, lambda k: (examples.key(k),)),

@@ -1,12 +1,15 @@
 """Contract cases of `optinfra.networks`: what is drawn by key, and what it computes."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
+from torch.func import functional_call
 
 from optinfra import networks
 from optinfra.networks import step_by_step
 from optinfra.types import Memories
-from tests import examples
+from tests import examples, plain_groups
 from tests.contracts import Case
 
 BUILDERS = {
@@ -19,6 +22,7 @@ INITIALIZERS = {
     "kaiming_normal": networks.kaiming_normal(0.2),
     "orthogonal": networks.orthogonal(1.5),
     "lecun_uniform": networks.lecun_uniform(),
+    "fixup_normal": networks.fixup_normal(16),
 }
 
 
@@ -124,7 +128,60 @@ def choices(k: int) -> torch.Tensor:
     return examples.normal(k, 4, sum(BRANCHES))
 
 
+def group_cases_of(variant: str, memory_size: int | None, mates: int, **options) -> dict[str, Case]:
+    network = networks.group_actor_critic(
+        examples.SPEC, memory_size=memory_size, hidden_units=8, num_layers=1, **options
+    )
+
+    def inputs(k: int, memories: int = 1) -> tuple:
+        obs, _ = plain_groups.obs_and_mates(100 * k, 5, 3, mates=mates)
+        memory = () if memory_size is None else examples.normal(k, 3, memories * memory_size)
+        return network.init(examples.key(k)), obs, memory, examples.normal(k + 1, 5, 3) > 0.5
+
+    def judged(memories: int) -> Callable[[int], tuple]:
+        def arguments(k: int) -> tuple:
+            params, obs, memory, reset = inputs(k, memories)
+            _, others = plain_groups.obs_and_mates(100 * k, 5, 3, mates=mates)
+            return params, obs, others, torch.tensor(4.0 + k), memory, reset
+
+        return arguments
+
+    cases = {
+        "init": Case(network.init, alone),
+        "policy": Case(network.policy, inputs),
+        "values": Case(network.values, judged(1)),
+        "baselines": Case(network.baselines, judged(1)),
+        "values_and_memories": Case(network.values_and_memories, judged(1)),
+        "baselines_and_memories": Case(network.baselines_and_memories, judged(1)),
+        "values_and_baselines": Case(network.values_and_baselines, judged(2)),
+    }
+    return {f"group_actor_critic.{name} {variant}": case for name, case in cases.items()}
+
+
+GROUP_JUDGES = ("values", "baselines", "values_and_memories", "values_and_baselines")
+
+
+def entities(k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return examples.normal(k, 3, 5, 8), examples.normal(k + 1, 3, 5) > 0.0
+
+
+def of_entities(module: nn.Module) -> Case:
+    def run(params: dict, x: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        return functional_call(module, params, (x, present))
+
+    return Case(run, lambda k: (networks.draw(module)(examples.key(k)), *entities(k)))
+
+
 CASES = {
+    "attend": Case(
+        networks.attend, lambda k: (entities(k)[0], entities(k + 3)[0], *entities(k + 6))
+    ),
+    "EntityEmbedding": of_entities(networks.EntityEmbedding(8, 4)),
+    "ResidualSelfAttention": of_entities(networks.ResidualSelfAttention(8)),
+    **group_cases_of("lstm", 6, 3),
+    **only(group_cases_of("forgetting", None, 9), *GROUP_JUDGES, "policy"),
+    **only(group_cases_of("gru", 6, 2, cell="gru"), "values_and_baselines"),
+    **only(group_cases_of("nobody", None, 0), "values_and_baselines"),
     **soft_cases_of("lstm", 6),
     **soft_cases_of("forgetting", None),
     **only(
