@@ -212,6 +212,8 @@ class ReplayStore:
     def _append(self, columns: Columns) -> None:
         """Write steps `[T, B, …]` one after the other, over the oldest."""
         slots = self._shape[0]
+        if len(columns.cuts) <= slots - self._next:  # the usual case, a single step, in one piece
+            return self._write(self._next, columns)
         begun = max(len(columns.cuts) - slots, 0)
         while begun < len(columns.cuts):
             piece = tree.take(columns, slice(begun, begun + slots - self._next))
