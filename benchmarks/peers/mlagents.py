@@ -11,6 +11,7 @@ from mlagents.trainers.buffer import (
     ObservationKeyPrefix,
     RewardSignalUtil,
 )
+from mlagents.trainers.poca.optimizer_torch import POCASettings, TorchPOCAOptimizer
 from mlagents.trainers.policy.torch_policy import TorchPolicy
 from mlagents.trainers.ppo.optimizer_torch import PPOSettings, TorchPPOOptimizer
 from mlagents.trainers.sac.optimizer_torch import SACSettings, TorchSACOptimizer
@@ -29,6 +30,7 @@ from mlagents.trainers.torch_entities.components.reward_providers import (
     gail_reward_provider,
 )
 from mlagents.trainers.torch_entities.networks import SimpleActor
+from mlagents.trainers.trajectory import GroupObsUtil
 from mlagents_envs.base_env import (
     ActionSpec,
     BehaviorSpec,
@@ -78,6 +80,63 @@ def trajectory_values(
             optimizer.get_trajectory_value_estimates(buffer, following, False, str(agent))
 
     return call
+
+
+def poca_update(*, rows: int, mates: int, obs: int, actions: int, units: int) -> Callable[[], Any]:
+    """Update on `rows` rows: `TorchPOCAOptimizer.update`, its conversion to tensors included."""
+    optimizer = poca_optimizer(rows, obs, actions, units)
+    batch = with_mates(rows, mates, obs, actions)
+    return lambda: optimizer.update(batch, rows)
+
+
+def poca_trajectory_values(
+    *, groups: int, size: int, steps: int, obs: int, actions: int, units: int
+) -> Callable[[], Any]:
+    """Value one trajectory of each agent of each group, under its own id."""
+    optimizer = poca_optimizer(steps, obs, actions, units)
+    agents = [
+        (f"{group} {agent}", with_mates(steps, size - 1, obs, actions))
+        for group in range(groups)
+        for agent in range(size)
+    ]
+    following = [np.zeros(obs, np.float32)]
+    following_mates = [[np.zeros(obs, np.float32)] for _ in range(size - 1)]
+
+    def call() -> None:
+        for name, buffer in agents:
+            optimizer.get_trajectory_and_baseline_value_estimates(
+                buffer, following, following_mates, False, name
+            )
+
+    return call
+
+
+def poca_optimizer(rows: int, obs: int, actions: int, units: int) -> TorchPOCAOptimizer:
+    """The optimizer for vector observations."""
+    spec, network = behavior(obs, actions), network_settings(units, 0, 1)
+    settings = TrainerSettings(
+        trainer_type="poca",
+        hyperparameters=POCASettings(batch_size=rows),
+        network_settings=network,
+    )
+    sigma = {"conditional_sigma": False, "tanh_squash": False}
+    return TorchPOCAOptimizer(TorchPolicy(0, spec, network, SimpleActor, sigma), settings)
+
+
+def with_mates(rows: int, mates: int, obs: int, actions: int) -> AgentBuffer:
+    """A buffer of random rows with all that POCA reads; a group's columns hold lists."""
+    random = np.random.default_rng(1)
+    buffer = minibatch(rows, obs, actions, 0)
+    buffer[RewardSignalUtil.baseline_estimates_key(STREAM)] = AgentBufferField(
+        list(random.standard_normal(rows).astype(np.float32))
+    )
+    for key, width in (
+        (GroupObsUtil.get_name_at(0), obs),
+        (BufferKey.GROUP_CONTINUOUS_ACTION, actions),
+    ):
+        column = random.standard_normal((rows, mates, width)).astype(np.float32)
+        buffer[key] = AgentBufferField([list(row) for row in column])
+    return buffer
 
 
 def ppo_optimizer(
