@@ -1,4 +1,4 @@
-"""Environments: pure functions of tensors, and an adapter for Gymnasium's."""
+"""Environments: pure functions of tensors, and adapters for Gymnasium's and PettingZoo's."""
 
 from optinfra.envs.cartpole import CartPoleState as CartPoleState
 from optinfra.envs.cartpole import cartpole as cartpole
@@ -6,6 +6,12 @@ from optinfra.envs.environment import Env as Env
 from optinfra.envs.environment import EnvStep as EnvStep
 from optinfra.envs.environment import Transition as Transition
 from optinfra.envs.environment import autoreset as autoreset
+from optinfra.envs.escape import EscapeState as EscapeState
+from optinfra.envs.escape import escape as escape
+from optinfra.envs.groups import GroupEnv as GroupEnv
+from optinfra.envs.groups import GroupStep as GroupStep
+from optinfra.envs.groups import GroupTransition as GroupTransition
+from optinfra.envs.groups import group_autoreset as group_autoreset
 from optinfra.envs.gymnasium import Episode as Episode
 from optinfra.envs.gymnasium import GymnasiumVector as GymnasiumVector
 from optinfra.envs.gymnasium import VectorStep as VectorStep
@@ -16,9 +22,12 @@ from optinfra.envs.mountaincar import MountainCarState as MountainCarState
 from optinfra.envs.mountaincar import mountaincar as mountaincar
 from optinfra.envs.pendulum import PendulumState as PendulumState
 from optinfra.envs.pendulum import pendulum as pendulum
+from optinfra.envs.pettingzoo import GroupVectorStep as GroupVectorStep
+from optinfra.envs.pettingzoo import PettingZooGroups as PettingZooGroups
 from optinfra.envs.recall import RecallState as RecallState
 from optinfra.envs.recall import recall as recall
 from optinfra.envs.registry import TENSOR_ENVS as TENSOR_ENVS
+from optinfra.envs.registry import TENSOR_GROUPS as TENSOR_GROUPS
 from optinfra.envs.registry import make as make
 from optinfra.envs.rooms import RoomsState as RoomsState
 from optinfra.envs.rooms import rooms as rooms

@@ -2,15 +2,19 @@
 
 import difflib
 import importlib
+import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from optinfra.envs.cartpole import cartpole
 from optinfra.envs.environment import Env
+from optinfra.envs.escape import escape
+from optinfra.envs.groups import GroupEnv
 from optinfra.envs.gymnasium import GymnasiumVector
 from optinfra.envs.hidden import cartpole_without_velocity, pendulum_without_velocity
 from optinfra.envs.mountaincar import mountaincar
 from optinfra.envs.pendulum import pendulum
+from optinfra.envs.pettingzoo import PettingZooGroups
 from optinfra.envs.recall import recall
 from optinfra.envs.rooms import rooms
 
@@ -26,6 +30,8 @@ TENSOR_ENVS: Mapping[str, Callable[..., Env]] = {
     "tensor:MountainCar-v0": mountaincar,
     "tensor:Rooms-v0": rooms,
 }
+TENSOR_GROUPS: Mapping[str, Callable[..., GroupEnv]] = {"tensor:Escape-v0": escape}
+PETTINGZOO_PREFIX = "pettingzoo:"
 VECTORIZATIONS = ("auto", "sync", "async", "vector_entry_point")
 # Those of Gymnasium's own vectorised environments that were found equal to the single one
 # (time limit, final observation, reset: tests/test_gymnasium.py); 25 µs where sync takes 43.
@@ -40,20 +46,24 @@ def make(
     *,
     vectorization: str = "auto",
     env_kwargs: Mapping[str, Any] | None = None,
-) -> Env | GymnasiumVector:
+) -> Env | GroupEnv | GymnasiumVector | PettingZooGroups:
     """Make an environment by its name.
 
     Args:
       name: one of `TENSOR_ENVS`, such as `tensor:CartPole-v1`, for an `Env` of pure functions,
-        else what Gymnasium calls it; `package:Name-v0` imports the package that registers it.
-      num_envs: N ≥ 1 environments side by side; an `Env` is one, and vmap makes it N.
+        or of `TENSOR_GROUPS`, such as `tensor:Escape-v0`, for a `GroupEnv`; `pettingzoo:` and
+        the path of a module, such as `pettingzoo:mpe2.simple_spread_v3`, for what its
+        `parallel_env` makes, in groups by the names of agents; else what Gymnasium calls it:
+        `package:Name-v0` imports the package that registers it.
+      num_envs: N ≥ 1 environments side by side; one of tensors is one, and vmap makes it N.
       vectorization: of Gymnasium's: `sync` steps them in turn, `async` in processes of their
         own, `vector_entry_point` all at once where the environment has such a form; `auto`
         takes the last where it is proven equal, else the first.
       env_kwargs: keyword arguments of the environment itself.
 
     Returns:
-      An `Env`, or a `GymnasiumVector` over N environments.
+      An `Env` or a `GroupEnv`, or over N environments a `GymnasiumVector` or
+      `PettingZooGroups`.
 
     Raises:
       ValueError: the name is unknown (the message tells close ones), `num_envs` lies below 1,
@@ -61,13 +71,16 @@ def make(
       ModuleNotFoundError: a package is missing; the message tells what to install.
     """
     if name.startswith(TENSOR_PREFIX):
-        if name not in TENSOR_ENVS:
-            raise unknown(name, TENSOR_ENVS)
-        return TENSOR_ENVS[name](**(env_kwargs or {}))
+        factories: dict[str, Callable[..., Env | GroupEnv]] = {**TENSOR_ENVS, **TENSOR_GROUPS}
+        if name not in factories:
+            raise unknown(name, factories)
+        return factories[name](**(env_kwargs or {}))
     if num_envs < 1:
         raise ValueError(f"`num_envs` must lie in [1, inf), got {num_envs}.")
     if vectorization not in VECTORIZATIONS:
         raise ValueError(f"`vectorization` must be one of {VECTORIZATIONS}, got {vectorization!r}.")
+    if name.startswith(PETTINGZOO_PREFIX):
+        return make_groups(name, num_envs, env_kwargs or {})
     gymnasium = import_for(name, "gymnasium", "'optinfra[train]'")
     return GymnasiumVector(make_vector(gymnasium, name, num_envs, vectorization, env_kwargs or {}))
 
@@ -80,7 +93,7 @@ def make_vector(
     if package:
         import_for(name, package, package)
     if env_id not in gymnasium.registry:
-        raise unknown(name, [*gymnasium.registry, *TENSOR_ENVS])
+        raise unknown(name, [*gymnasium.registry, *TENSOR_ENVS, *TENSOR_GROUPS])
     if vectorization == "auto":
         vectorization = "vector_entry_point" if env_id in PROVEN_ENTRY_POINTS else "sync"
     # Resetting ended environments ourselves keeps the final observation even of one that
@@ -102,6 +115,34 @@ def make_vector(
         raise ModuleNotFoundError(f"`{name}` cannot be made: {reason}.{install}") from error
 
 
+def make_groups(name: str, num_envs: int, env_kwargs: Mapping[str, Any]) -> PettingZooGroups:
+    """Make copies of a PettingZoo environment by the path of its module."""
+    import_for(name, "pettingzoo", "'optinfra[groups]'")
+    parallel_env = getattr(parallel_module(name), "parallel_env", None)
+    if parallel_env is None:
+        raise ValueError(
+            f"`env` must be the name of a module that has a `parallel_env`, got {name!r}."
+        )
+    return PettingZooGroups([parallel_env(**env_kwargs) for _ in range(num_envs)])
+
+
+def parallel_module(name: str) -> Any:
+    """Import the module that a name leads to, or tell which ones are called nearly so."""
+    path = name.removeprefix(PETTINGZOO_PREFIX)
+    top = path.partition(".")[0]
+    if not top:
+        raise unknown(name, ())
+    package = import_for(name, top, top)
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        missing = str(error.name)
+        if not f"{path}.".startswith(f"{missing}."):
+            return import_for(name, missing, missing)  # what that module itself needs
+        found = pkgutil.iter_modules(getattr(package, "__path__", ()), f"{top}.")
+        raise unknown(name, [PETTINGZOO_PREFIX + module.name for module in found]) from error
+
+
 def import_for(name: str, module: str, requirement: str) -> Any:
     """Import what the environment `name` needs, or tell how to install it."""
     try:
@@ -118,6 +159,8 @@ def unknown(name: str, known: Any) -> ValueError:
     by_lower_case = {candidate.lower(): candidate for candidate in known}
     close = difflib.get_close_matches(name.lower(), by_lower_case)
     hint = f"Did you mean {', '.join(by_lower_case[match] for match in close)}?"
-    if not close:
+    if not close and name.startswith(PETTINGZOO_PREFIX):
+        hint = f"One of PettingZoo is called `{PETTINGZOO_PREFIX}package.module`."
+    elif not close:
         hint = "One that another package registers is called `package:Name-v0`."
     return ValueError(f"`env` must be the name of a registered environment, got {name!r}. {hint}")

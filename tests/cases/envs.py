@@ -3,6 +3,7 @@ import torch
 from optinfra import random
 from optinfra.envs import (
     CartPoleState,
+    EscapeState,
     MountainCarState,
     PendulumState,
     RecallState,
@@ -10,6 +11,8 @@ from optinfra.envs import (
     autoreset,
     cartpole,
     cartpole_without_velocity,
+    escape,
+    group_autoreset,
     mountaincar,
     observe_only,
     pendulum,
@@ -64,8 +67,24 @@ def cued(k):
     return state, Action(torch.zeros(0), torch.tensor([min(k, 1)])), random.key(k)
 
 
+def inmates(k):
+    """Member 0 gives one up, member 1 leaves with the key, member 2 meets its time limit."""
+    places = torch.tensor([[[1, 2], [0, 1]], [[0, 3], [1, 1]], [[0, 0], [1, 2]]])[k]
+    state = EscapeState(
+        places=places,
+        present=torch.tensor([k == 0, True]),
+        guard=torch.tensor([1, 3]),
+        door=torch.tensor([1, 0]),
+        stands=torch.tensor(k == 0),
+        carries=torch.tensor([False, k == 1]),
+        steps=torch.tensor(5 + k),
+    )
+    choices = torch.tensor([[[4], [0]], [[2], [3]], [[1], [2]]])[k]
+    return state, Action(torch.zeros(2, 0), choices), random.key(k)
+
+
 def in_two(step):
-    """`(state, *inputs) -> (state, out)` from a step that returns five things."""
+    """`(state, *inputs) -> (state, out)` from a step that returns more than two things."""
 
     def paired(*arguments):
         state, *out = step(*arguments)
@@ -77,6 +96,7 @@ def in_two(step):
 LIMIT, DELAY = 8, 3
 REMEMBERED = recall(cues=3, delay=DELAY)
 TWO_ROOMS = rooms(num_rooms=2, room_size=3, time_limit=LIMIT)
+TWO_INMATES = escape(agents=2, rows=2, columns=4, time_limit=LIMIT)
 POSITION = observe_only(cartpole(time_limit=LIMIT), (0,))
 CASES = {
     "cartpole.reset": Case(cartpole().reset, key),
@@ -89,6 +109,9 @@ CASES = {
     "rooms.step": Case(in_two(TWO_ROOMS.step), walkers, step=True),
     "recall.reset": Case(REMEMBERED.reset, key),
     "recall.step": Case(in_two(REMEMBERED.step), cued, step=True),
+    "escape.reset": Case(escape().reset, key),
+    "escape.step": Case(in_two(TWO_INMATES.step), inmates, step=True),
+    "group_autoreset escape": Case(group_autoreset(TWO_INMATES), inmates, step=True),
     "observe_only.reset": Case(POSITION.reset, key),
     "observe_only.step": Case(in_two(POSITION.step), carts, step=True),
     "cartpole_without_velocity.reset": Case(cartpole_without_velocity().reset, key),
