@@ -22,9 +22,8 @@ FLOORS = [  # a floor may import only floors above it in this list
     {"mlagents"},
     {"cli"},
 ]
-CORE = {"torch", "optree", "math", "typing", "collections", "functools", "inspect", "itertools", "re",
-        "operator",
-        "warnings", "zlib"}  # fmt: skip
+CORE = {"torch", "optree", "math", "typing", "collections", "functools", "inspect", "itertools",
+        "operator", "re", "warnings", "zlib"}  # fmt: skip
 SHELL = CORE | {
     "contextlib", "csv", "dataclasses", "datetime", "difflib", "enum", "importlib", "io", "json",
     "os", "pathlib", "shutil", "signal", "sys", "tempfile", "time", "argparse", "statistics",
@@ -70,7 +69,8 @@ def test_imports_point_down(path):
 
 def test_importing_optinfra_loads_nothing_of_an_extra():
     heavy = ("jax", "chex", "hypothesis", "pytest", "gymnasium", "matplotlib", "pydantic", "yaml",
-             "rich", "tensorboard", "safetensors", "google.protobuf", "PIL", "minari")  # fmt: skip
+             "rich", "tensorboard", "safetensors", "google.protobuf", "PIL", "minari",
+             "pettingzoo")  # fmt: skip
     code = f"import sys, optinfra; print([m for m in {heavy!r} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

@@ -12,7 +12,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from optinfra import networks, random, tree
 from optinfra.networks.attention import FEW_ENTITIES, HEADS, stretch
 from optinfra.testing import assert_trees_close, assert_trees_equal
-from tests import plain_groups
+from tests import contracts, plain_groups
 from tests.examples import double, key, normal
 
 WIDTH = 8
@@ -97,7 +97,7 @@ def test_what_an_absent_entity_holds_reaches_neither_embeddings_nor_gradients(wo
     assert_trees_equal(loss(weights, x), loss(weights, spoiled))
 
 
-# --- residual self-attention ------------------------------------------------------------------
+# --- residual self-attention ----------------------------------------------------------------------
 
 
 @given(SEEDS, COUNTS)
@@ -153,7 +153,7 @@ def test_overlapping_sets_are_encoded_as_each_by_itself():
         assert_trees_close(ours, alone, **CLOSE)
 
 
-# --- draws ------------------------------------------------------------------------------------
+# --- draws ----------------------------------------------------------------------------------------
 
 
 def test_weights_are_drawn_with_an_eighth_of_the_variance_of_the_width_and_biases_are_zero():
@@ -167,7 +167,7 @@ def test_weights_are_drawn_with_an_eighth_of_the_variance_of_the_width_and_biase
                 assert abs(x.mean()) < 0.1 * x.std()
 
 
-# --- what is refused --------------------------------------------------------------------------
+# --- what is refused ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("width, heads", [(6, 4), (0, 4), (2, 4), (4, 0), (4, -2)])
@@ -190,3 +190,17 @@ def test_entities_of_a_wrong_shape_are_refused_by_name(module):
     for given_, error, message in refused:
         with pytest.raises(error, match=message):
             functional_call(module, w, given_)
+
+
+# --- contracts ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("contract", [contracts.assert_lifts, contracts.assert_compiles_once])
+@pytest.mark.parametrize(
+    "module", [networks.EntityEmbedding(WIDTH, 4), networks.ResidualSelfAttention(WIDTH)]
+)
+def test_modules_of_entities_lift_and_compile(module, contract):
+    def run(params, x, present):
+        return functional_call(module, params, (x, present))
+
+    contract(contracts.Case(run, lambda k: (networks.draw(module)(key(k)), *entities(k, 5, 3))))

@@ -11,7 +11,7 @@ import pytest
 CORE = [  # rooms of pure functions; cases of `optinfra.<room>` are in `tests/cases/<last part>.py`
     "random", "returns", "losses", "distributions", "schedules", "moments", "transforms",
     "networks", "signals", "learners", "lift", "iteration", "envs", "train.collect", "sequences",
-    "values", "memory", "imitation", "replay", "rollout", "streams", "off_policy",
+    "values", "memory", "imitation", "replay", "rollout", "streams", "off_policy", "credit",
 ]  # fmt: skip
 # What has no case of its own, and why.
 COMBINATOR = "takes functions and returns functions; its laws are in tests/test_lift.py"
@@ -52,7 +52,8 @@ EXEMPT = {
         f"{name}.memories": STATIC
         for name in (
             "networks.recurrent_actor_critic", "networks.shared_recurrent_actor_critic",
-            "networks.soft_actor_critic", "learners.ppo", "learners.sac",
+            "networks.soft_actor_critic", "networks.group_actor_critic",
+            "learners.ppo", "learners.sac", "learners.poca",
         )
     },
     "sequences.starts": NO_TENSORS,

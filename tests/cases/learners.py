@@ -108,12 +108,26 @@ def poca_cases_of(variant: str, memory_size: int | None = None) -> dict[str, Cas
     def memory(k: int):
         return examples.normal(k, 9, memory_size) if memory_size else ()
 
+    def remembered(k: int):
+        return (examples.normal(k, 3, memory_size),) if memory_size else ()
+
+    def valued(k: int):
+        critic = examples.normal(k, 3, 2 * memory_size) if memory_size else ()
+        return params(k), following(k, 4, 3), critic, group_cases.mates(k, 4, 3)
+
     done = torch.tensor([True, False, True])
     return {
         f"poca.act {variant}": Case(
             learner.act, lambda k: (params(k), obs(k), memory(k), examples.key(k))
         ),
         f"poca.greedy {variant}": Case(learner.greedy, lambda k: (params(k), obs(k), memory(k))),
+        f"poca.init {variant}": Case(learner.init, lambda k: (examples.key(k),)),
+        f"poca.values {variant}": Case(
+            lambda *seen: learner.values(*seen[:-1], mates=seen[-1]), valued
+        ),
+        f"poca.executed_log_prob {variant}": Case(
+            learner.executed_log_prob, lambda k: (params(k), *imitated(k, 4, 3), *remembered(k))
+        ),
         f"poca.observe {variant}": Case(
             learner.observe, lambda k: (learner.init(random.key(k)), obs(k), rows(k).mask)
         ),

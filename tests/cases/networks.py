@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.func import functional_call
 
 from optinfra import networks
 from optinfra.networks import step_by_step
@@ -165,19 +164,10 @@ def entities(k: int) -> tuple[torch.Tensor, torch.Tensor]:
     return examples.normal(k, 3, 5, 8), examples.normal(k + 1, 3, 5) > 0.0
 
 
-def of_entities(module: nn.Module) -> Case:
-    def run(params: dict, x: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-        return functional_call(module, params, (x, present))
-
-    return Case(run, lambda k: (networks.draw(module)(examples.key(k)), *entities(k)))
-
-
 CASES = {
     "attend": Case(
         networks.attend, lambda k: (entities(k)[0], entities(k + 3)[0], *entities(k + 6))
     ),
-    "EntityEmbedding": of_entities(networks.EntityEmbedding(8, 4)),
-    "ResidualSelfAttention": of_entities(networks.ResidualSelfAttention(8)),
     **group_cases_of("lstm", 6, 3),
     **only(group_cases_of("forgetting", None, 9), *GROUP_JUDGES, "policy"),
     **only(group_cases_of("gru", 6, 2, cell="gru"), "values_and_baselines"),
