@@ -15,7 +15,9 @@ from optinfra.version import VERSION
 INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
 FAILED = 1
 MISUSED = 2
+TRAINERS = ("ppo", "sac", "poca")
 DEFAULT_CONFIG = "default"
+DEFAULT_ENVS = {"poca": "tensor:Escape-v0"}  # by trainer; the others' is CartPole
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -133,7 +135,8 @@ def _configured(options: argparse.Namespace) -> Any:
         folders.settings_of(options.run_dir)  # complains if there is no run
         source = settings.read(options.run_dir / folders.CONFIGURATION)
     else:
-        source = settings.read(_shipped(options.env or "CartPole-v1", options.trainer))
+        usual = DEFAULT_ENVS.get(options.trainer, "CartPole-v1")
+        source = settings.read(_shipped(options.env or usual, options.trainer))
     assignments = list(options.set)
     for path, value in (
         ("optinfra.env", options.env),
@@ -208,9 +211,11 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.set_defaults(run=_train)
     train.add_argument("config", nargs="?", type=Path, help="YAML file in ML-Agents' schema")
     train.add_argument("--behavior", metavar="NAME", help="which behaviour of the file to train")
-    train.add_argument("--env", metavar="ID", help="Gymnasium id, or tensor:CartPole-v1 and such")
     train.add_argument(
-        "--trainer", choices=("ppo", "sac"), default="ppo", help="whose shipped configuration"
+        "--env", metavar="ID", help="Gymnasium id, tensor:CartPole-v1, pettingzoo:… and such"
+    )
+    train.add_argument(
+        "--trainer", choices=TRAINERS, default="ppo", help="whose shipped configuration"
     )
     train.add_argument("--steps", type=_positive, metavar="N", help="environment steps in all")
     train.add_argument("--seed", type=_not_negative, metavar="N", help="drawn if not given")

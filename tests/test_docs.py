@@ -11,7 +11,7 @@ import yaml
 from nbclient import NotebookClient
 
 from optinfra import cli, settings
-from optinfra.settings.support import REFUSED, REFUSED_WITH_SAC, UNUSED
+from optinfra.settings.support import REFUSED, REFUSED_WITH, UNUSED
 from tests.test_architecture import FIRST_SHELL_FLOOR, FLOORS, ROOT
 
 PROJECT = Path(__file__).parents[1]
@@ -22,6 +22,7 @@ REDUCED = {  # what notebooks read at their top
     "02_memory_by_property.ipynb": ("NOTEBOOK_EXAMPLES", "20"),
     "03_many_agents.ipynb": ("NOTEBOOK_AGENTS", "16"),
     "04_rewards_and_demos.ipynb": ("NOTEBOOK_SHARE", "0.05"),
+    "05_groups.ipynb": ("NOTEBOOK_ITERATIONS", "1"),
 }
 LONGEST = 300  # seconds of a reduced notebook's cell, on a machine that is busy with others
 HOME = r"/(?:home|Users|root|tmp|work|usr|opt|var|private)/|[A-Z]:\\"  # beginnings of paths
@@ -142,7 +143,10 @@ def test_every_setting_is_documented_or_said_to_be_refused_or_without_effect():
 
 @pytest.mark.parametrize(
     ("rules", "title"),
-    [(REFUSED + REFUSED_WITH_SAC, "What is refused"), (UNUSED, "What has no effect")],
+    [
+        (sum(REFUSED_WITH.values(), REFUSED), "What is refused"),
+        (UNUSED, "What has no effect"),
+    ],
 )
 def test_what_is_refused_or_without_effect_is_listed(rules, title):
     section = SETTINGS.partition(f"## {title}\n")[2].partition("\n## ")[0]

@@ -140,10 +140,10 @@ def choices(size):
     return st.lists(st.integers(0, MOVES - 1), min_size=size[0], max_size=size[0])
 
 
-@given(scenes(), st.data())
-def test_a_step_does_what_a_plain_telling_of_it_does(scene, data):
+@given(scenes(), st.data(), st.booleans())
+def test_a_step_does_what_a_plain_telling_of_it_does(scene, data, shared):
     size, state = scene
-    env, plain = make(size, time_limit=5), Plain(size, state)
+    env, plain = make(size, time_limit=5, shared=shared), Plain(size, state)
     for _ in range(4):
         chosen = data.draw(choices(size))
         after = env.step(state, choose(chosen), KEY)
@@ -154,7 +154,10 @@ def test_a_step_does_what_a_plain_telling_of_it_does(scene, data):
         chex.assert_trees_all_close(after.obs, (expected,), rtol=0, atol=1e-6)
         assert after.present.tolist() == plain.there and bool(after.terminated) == left
         assert [tuple(place) for place in after.state.places.tolist()] == plain.agents
-        assert float(after.group_reward) == left and after.reward.tolist() == [0.0] * size[0]
+        of_its_own = [float(left and not shared and i == plain.owner) for i in range(size[0])]
+        assert (
+            float(after.group_reward) == (left and shared) and after.reward.tolist() == of_its_own
+        )
         assert bool(after.truncated) == (int(state.steps) + 1 >= 5)
         state = after.state
 

@@ -10,8 +10,9 @@ import pytest
 
 CORE = [  # rooms of pure functions; cases of `optinfra.<room>` are in `tests/cases/<last part>.py`
     "random", "returns", "losses", "distributions", "schedules", "moments", "transforms",
-    "networks", "signals", "learners", "lift", "iteration", "envs", "train.collect", "sequences",
-    "values", "memory", "imitation", "replay", "rollout", "streams", "off_policy", "credit",
+    "networks", "signals", "learners", "lift", "iteration", "envs", "train.collect",
+    "train.collect_groups", "sequences", "values", "memory", "imitation", "replay", "rollout",
+    "streams", "off_policy", "credit",
 ]  # fmt: skip
 # What has no case of its own, and why.
 COMBINATOR = "takes functions and returns functions; its laws are in tests/test_lift.py"

@@ -13,23 +13,14 @@ from optinfra.settings import (
     require_supported,
 )
 from optinfra.settings.support import REFUSED as REFUSED_RULES
+from optinfra.settings.support import REFUSED_WITH
 from optinfra.settings.support import UNUSED as UNUSED_RULES
 from tests.settings_cases import CONFIGS, nest, only
 
 
-def test_what_is_not_supported_is_refused_by_name():
+def test_signals_that_are_named_are_those_of_a_behaviour():
     curiosity = only({"reward_signals": {"extrinsic": {}, "curiosity": {}}})
     assert curiosity.reward_signals.by_name.keys() == {"extrinsic", "curiosity"}
-    for name, lines in {
-        "DungeonEscape": ['trainer_type = "poca": only ppo and sac are trained yet.'],
-    }.items():
-        run = load(CONFIGS / f"{name}.yaml")
-        behavior = next(iter(run.behaviors))
-        with pytest.raises(SettingsError) as error:
-            require_supported(run, behavior)
-        assert len(error.value.problems) == len(lines)
-        for problem, line in zip(error.value.problems, lines):
-            assert problem.startswith(f"behaviors.{behavior}.{line}")
 
 
 def test_sac_is_trained_and_what_only_ppo_can_is_refused_with_it():
@@ -164,5 +155,6 @@ def leaves(model, path=""):
 
 def test_every_rule_of_the_table_names_a_setting():
     known = [*leaves(settings.TrainerSettings), *leaves(settings.RunSettings)]
-    for rule in (*REFUSED_RULES, *UNUSED_RULES):
+    of_trainers = [rule for rules in REFUSED_WITH.values() for rule in rules]
+    for rule in (*REFUSED_RULES, *of_trainers, *UNUSED_RULES):
         assert any(f"{path}.".startswith(f"{rule.path}.") for path in known), rule.path

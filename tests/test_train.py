@@ -631,7 +631,8 @@ def test_a_buffer_is_filled_by_all_environments_together():
             f"hyperparameters.buffer_size={buffer}",
             "hyperparameters.batch_size=2",
         )
-        assert build.rollout_steps(run, settings.choose_behavior(run)[1]) == steps
+        behavior = settings.choose_behavior(run)[1]
+        assert build.rollout_steps(behavior, (envs,)) == steps
 
 
 @pytest.mark.parametrize(
@@ -646,12 +647,6 @@ def test_a_buffer_is_filled_by_all_environments_together():
 def test_long_runs_are_compiled_unless_told_otherwise(compiles, max_steps, stage):
     run = small_run(f"optinfra.compile={compiles}", steps=max_steps)
     assert build.chosen_stage(settings.choose_behavior(run)[1], run.optinfra) is stage
-
-
-def test_settings_of_another_trainer_are_no_ppos():
-    _, behavior = settings.choose_behavior(settings.load("default_settings: {trainer_type: poca}"))
-    with pytest.raises(TypeError, match=r"`behavior` must have PPOSettings, got POCASettings\."):
-        build.learner(cartpole().spec, behavior, settings.OptinfraSettings())
 
 
 # --- folders ------------------------------------------------------------------------------

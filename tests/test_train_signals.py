@@ -474,7 +474,7 @@ def test_what_settings_say_of_time_and_memory_reaches_the_iteration_and_the_sequ
         "hyperparameters.lambd=0.5",
     )
     loop.prepare(run, settings.choose_behavior(run)[0], CPU)
-    expected = {"sequence_length": 4, "burn_in": 1, "num_agents": 4, "sequences": (4, 1)}
+    expected = {"sequence_length": 4, "burn_in": 1, "num_agents": (4,), "sequences": (4, 1)}
     expected |= {"time_horizon": 7, "gae_lambda": 0.5, "num_epochs": 1, "batch_size": 8}
     assert expected.items() <= seen.items()
 

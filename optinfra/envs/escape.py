@@ -32,7 +32,12 @@ class EscapeState(NamedTuple):
 
 
 def escape(
-    *, agents: int = AGENTS, rows: int = ROWS, columns: int = COLUMNS, time_limit: int = TIME_LIMIT
+    *,
+    agents: int = AGENTS,
+    rows: int = ROWS,
+    columns: int = COLUMNS,
+    time_limit: int = TIME_LIMIT,
+    shared: bool = True,
 ) -> GroupEnv:
     """Leave through a locked door, whose key a guard stands on who falls with whoever attacks.
 
@@ -44,6 +49,7 @@ def escape(
         while the guard stands: the first i at its place is removed, and the guard has fallen
         once it has fallen: the first i at its place carries the key from then on
         r_group = terminated = the carrier is at the door,  rᵢ = 0,  truncated = steps ≥ limit
+        where not shared: rᵢ = whether i is the carrier at the door,  r_group = 0
 
     One observation `[10]` each, without what mates do but for the key: own place, the ways to
     the guard's place and to the door (as shares of rows and columns), and whether the guard
@@ -58,6 +64,7 @@ def escape(
       rows: ≥ 1, of the grid.
       columns: ≥ 3, of the grid.
       time_limit: ≥ 1, steps after which an episode is truncated.
+      shared: whether the group is paid; else the agent that leaves with the key, alone.
 
     Returns:
       A `GroupEnv` over `EscapeState`.
@@ -94,12 +101,14 @@ def escape(
         del key  # nothing is random but the start
         require_trailing("action.discrete", action.discrete, (agents, 1))
         after = advance(state, action.discrete[..., 0], rows, columns)
-        left = (after.carries & at(after.door, after.places)).any(-1)
+        leaves = after.carries & at(after.door, after.places)
+        left = leaves.any(-1)
+        paid = leaves.to(torch.float32)
         return GroupStep(
             state=after,
             obs=observe(after, state.present, rows, columns),
-            reward=torch.zeros_like(state.present, dtype=torch.float32),
-            group_reward=left.to(torch.float32),
+            reward=torch.zeros_like(paid) if shared else paid,
+            group_reward=left.to(torch.float32) if shared else paid.new_zeros(()),
             present=after.present,
             terminated=left,
             truncated=after.steps >= time_limit,

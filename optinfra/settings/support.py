@@ -13,11 +13,9 @@ class Rule(NamedTuple):
 
     path: str  # from the behaviour, or else from the top
     reason: str
-    allowed: tuple[Any, ...] = ()  # values that are as good as the default
 
 
 REFUSED = (
-    Rule("trainer_type", "only ppo and sac are trained yet.", ("sac",)),
     Rule(
         "network_settings.deterministic",
         "training needs actions that are drawn; `optinfra evaluate` takes the likeliest.",
@@ -39,6 +37,11 @@ REFUSED_WITH_SAC = (
     Rule("optinfra.initialization", "SAC's networks begin as ML-Agents' do."),
     Rule("optinfra.burn_in", "sequences from replay have none."),
 )
+REFUSED_WITH_POCA = (
+    Rule("optinfra.initialization", "POCA's networks begin as ML-Agents' do."),
+    Rule("optinfra.burn_in", "POCA learns from all steps of a sequence."),
+)
+REFUSED_WITH = {"sac": REFUSED_WITH_SAC, "poca": REFUSED_WITH_POCA}
 UNUSED = (
     Rule("threaded", "no effect: collecting and updating take turns."),
     Rule("network_settings.vis_encode_type", "no effect: there are no image observations."),
@@ -73,9 +76,7 @@ def require_supported(run: RunSettings, behavior: str) -> tuple[str, ...]:
     Raises:
       SettingsError: one line for each setting that would have to take effect and cannot.
     """
-    rules: tuple[Rule, ...] = REFUSED
-    if run.behaviors[behavior].trainer_type == "sac":
-        rules += REFUSED_WITH_SAC
+    rules = REFUSED + REFUSED_WITH.get(run.behaviors[behavior].trainer_type, ())
     if refused := _departures(rules, run, behavior):
         raise SettingsError(*refused)
     notes = _departures(UNUSED, run, behavior)
@@ -97,7 +98,7 @@ def _departures(rules: tuple[Rule, ...], run: RunSettings, behavior: str) -> tup
             continue
         value = getattr(block, key)
         default = type(block).model_fields[key].get_default(call_default_factory=True)
-        if value == default or value in rule.allowed:
+        if value == default:
             continue
         full = f"behaviors.{behavior}.{path}" if of_behavior else path
         lines.append(f"{full}{_written(value, default)}: {rule.reason}")

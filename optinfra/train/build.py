@@ -1,22 +1,21 @@
 """From settings to the functions they describe."""
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from optinfra import demos, lift, networks, schedules, transforms, tree
+from optinfra import demos, lift, schedules, tree
 from optinfra.imitation import behavioral_cloning
 from optinfra.iteration import Iteration, IterationState, iteration
-from optinfra.learners import ppo, sac
 from optinfra.lift.epochs import Stage, unlifted
-from optinfra.losses import squared_value_loss, trust_region_value_loss
 from optinfra.off_policy import OffPolicyState, off_policy
 from optinfra.rollout import Rollout
 from optinfra.settings import (
     OptinfraSettings,
+    POCASettings,
     PPOSettings,
     RunSettings,
     SACSettings,
@@ -26,25 +25,20 @@ from optinfra.signals.faults import Guard, unguarded
 from optinfra.store import ReplayStore
 from optinfra.train import signals
 from optinfra.train.collect import Remember, every_choice
+from optinfra.train.learners import learner as learner
+from optinfra.train.learners import transform
 from optinfra.train.replaying import Cadence, Replaying
 from optinfra.types import (
     Imitation,
     Key,
     Learner,
     PyTree,
-    Schedule,
     Signal,
     Spec,
     Stats,
-    Transform,
     Transitions,
 )
 
-ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "swish": networks.swish,
-    "tanh": networks.tanh,
-    "relu": networks.relu,
-}
 # From this many steps, or updates from replay, on compiling repays what it costs: half a minute.
 WORTH_COMPILING = 500_000
 WORTH_COMPILING_UPDATES = 5_000
@@ -73,6 +67,7 @@ def learning(
     name: str,
     stage: Stage,
     *,
+    rows: tuple[int, ...],
     guard: Guard = unguarded,
     learns: bool = True,
 ) -> Learning:
@@ -83,6 +78,7 @@ def learning(
       run: settings.
       name: of the behaviour.
       stage: applied to each function it consists of.
+      rows: who acts side by side: (B,) environments, or (B, A) agents of groups.
       guard: applied to each function of a signal.
       learns: False where only its state is wanted: then no demonstrations are read.
 
@@ -101,131 +97,23 @@ def learning(
         "guard": guard,
     }
     rewards = {stream: each.signal for stream, each in made.items()}
-    if isinstance(behavior.hyperparameters, SACSettings):
+    hyper, memory = behavior.hyperparameters, behavior.network_settings.memory
+    if isinstance(hyper, SACSettings):
         return _from_replay(one, spec, run, name, rewards, expert, options)
     options["ignore_done"] = ignore_done
-    return Learning(one, Updates(*_from_rollouts(one, run, behavior, rewards, options)), None)
-
-
-def learner(
-    spec: Spec,
-    behavior: TrainerSettings,
-    own: OptinfraSettings,
-    *,
-    ignore_done: Collection[str] = (),
-) -> Learner:
-    """Make the learner that the settings describe, for these observations and actions."""
-    if isinstance(behavior.hyperparameters, SACSettings):
-        return _sac(spec, behavior, behavior.hyperparameters, own, ignore_done)
-    return _ppo(spec, behavior, _ppo_settings(behavior), own)
-
-
-def _ppo(
-    spec: Spec, behavior: TrainerSettings, hyper: PPOSettings, own: OptinfraSettings
-) -> Learner:
-    memory, max_steps = behavior.network_settings.memory, behavior.max_steps
-
-    def decay(name: str, initial: float, floor: float) -> Schedule:
-        schedule = getattr(hyper, f"{name}_schedule")
-        return _decay(schedule, initial, floor, max_steps)
-
-    return ppo(
-        _network(spec, behavior, own),
-        spec,
-        learning_rate=decay("learning_rate", hyper.learning_rate, schedules.LEARNING_RATE_FLOOR),
-        clip_range=decay("epsilon", hyper.epsilon, schedules.EPSILON_FLOOR),
-        entropy_coef=decay("beta", hyper.beta, schedules.BETA_FLOOR),
-        transform=_transform(own),
-        value_loss=trust_region_value_loss if own.value_clipping else squared_value_loss,
-        normalize=behavior.network_settings.normalize,
-        sequence_length=memory.sequence_length if memory else None,
-        burn_in=own.burn_in if memory else 0,
-    )
-
-
-def _sac(
-    spec: Spec,
-    behavior: TrainerSettings,
-    hyper: SACSettings,
-    own: OptinfraSettings,
-    ignore_done: Collection[str],
-) -> Learner:
-    sizes, memory = behavior.network_settings, behavior.network_settings.memory
-    network = networks.soft_actor_critic(
-        spec,
-        tuple(behavior.reward_signals.streams.values()),
-        critics=own.sac.critics,
-        value_network=own.sac.value_network,
-        layer_norm=own.sac.layer_norm,
-        memory_size=memory.memory_size if memory else None,
-        cell=own.recurrent_cell,
-        hidden_units=sizes.hidden_units,
-        num_layers=sizes.num_layers,
-        activation=ACTIVATIONS[own.activation],
-    )
-    return sac(
-        network,
-        spec,
-        learning_rate=_decay(
-            hyper.learning_rate_schedule,
-            hyper.learning_rate,
-            schedules.LEARNING_RATE_FLOOR,
-            behavior.max_steps,
-        ),
-        tau=hyper.tau,
-        init_entropy_coef=hyper.init_entcoef,
-        target_entropy_scale=own.sac.target_entropy_scale,
-        target_critics=own.sac.target_critics,
-        transform=_transform(own),
-        normalize=sizes.normalize,
-        sequence_length=memory.sequence_length if memory else None,
-        ignore_done=ignore_done,
-    )
-
-
-def _decay(schedule: str, initial: float, floor: float, max_steps: int) -> Schedule:
-    if schedule == "constant":
-        return schedules.constant(initial)
-    return schedules.linear_to_floor(initial, floor, max_steps)
-
-
-def _network(
-    spec: Spec, behavior: TrainerSettings, own: OptinfraSettings
-) -> networks.ActorCritic | networks.RecurrentActorCritic:
-    """Make the actor and the critic that the settings describe."""
-    orthogonal = own.initialization == "orthogonal"
-    shared = _ppo_settings(behavior).shared_critic
-    options: dict[str, Any] = {
-        "hidden_units": behavior.network_settings.hidden_units,
-        "num_layers": behavior.network_settings.num_layers,
-        "activation": ACTIVATIONS[own.activation],
-        "initialization": networks.orthogonal_initialization() if orthogonal else None,
-    }
-    streams = tuple(behavior.reward_signals.streams.values())
-    memory = behavior.network_settings.memory
-    if memory is None:
-        build = networks.shared_actor_critic if shared else networks.actor_critic
-        return build(spec, streams, **options)
-    options |= {"memory_size": memory.memory_size, "cell": own.recurrent_cell}
-    if shared:
-        return networks.shared_recurrent_actor_critic(spec, streams, **options)
-    return networks.recurrent_actor_critic(spec, streams, **options)
+    if memory is not None:
+        length = memory.sequence_length
+        options |= {"sequence_length": length, "burn_in": own.burn_in, "num_agents": rows}
+    return Learning(one, Updates(*_from_rollouts(one, behavior, hyper, rewards, options)), None)
 
 
 def _from_rollouts(
     learner: Learner,
-    run: RunSettings,
     behavior: TrainerSettings,
+    hyper: PPOSettings | POCASettings,
     rewards: Mapping[str, Signal],
     options: dict[str, Any],
 ) -> Iteration:
-    hyper, memory = _ppo_settings(behavior), behavior.network_settings.memory
-    if memory is not None:
-        options |= {
-            "sequence_length": memory.sequence_length,
-            "burn_in": run.optinfra.burn_in,
-            "num_agents": run.env_settings.num_envs,
-        }
     return iteration(
         learner,
         rewards,
@@ -248,7 +136,7 @@ def _from_replay(
 ) -> Learning:
     behavior, num_envs = run.behaviors[name], run.env_settings.num_envs
     hyper, memory = _sac_settings(behavior), behavior.network_settings.memory
-    collected = rollout_steps(run, behavior) * num_envs
+    collected = rollout_steps(behavior, (num_envs,)) * num_envs
     updates = max(int(collected / hyper.steps_per_update), 1)
     signal_updates = max(int(collected / hyper.reward_signal_steps_per_update), 1)
     if memory is not None:
@@ -314,7 +202,7 @@ def _imitation(
         if settings.steps
         else rate,
         memories=remember(learner) if memory else None,
-        transform=_transform(own),
+        transform=transform(own),
     )
     if not learns:
         return cloning
@@ -344,16 +232,16 @@ def until(end: int, imitation: Imitation) -> Imitation:
     return imitation._replace(update=update)
 
 
-def rollout_steps(run: RunSettings, behavior: TrainerSettings) -> int:
-    """Steps per environment between two updates.
+def rollout_steps(behavior: TrainerSettings, rows: tuple[int, ...]) -> int:
+    """Steps between two updates, of each of those who act side by side.
 
     Together they fill the buffer of an on-policy learner; with replay they are as many as make
     one update due.
     """
-    hyper, num_envs = behavior.hyperparameters, run.env_settings.num_envs
+    hyper, acting = behavior.hyperparameters, math.prod(rows)
     if isinstance(hyper, SACSettings):
-        return max(int(hyper.steps_per_update / num_envs), 1)
-    return math.ceil(hyper.buffer_size / num_envs)
+        return max(int(hyper.steps_per_update / acting), 1)
+    return math.ceil(hyper.buffer_size / acting)
 
 
 def chosen_stage(behavior: TrainerSettings, own: OptinfraSettings) -> Stage:
@@ -363,14 +251,6 @@ def chosen_stage(behavior: TrainerSettings, own: OptinfraSettings) -> Stage:
         worth = behavior.max_steps / hyper.steps_per_update >= WORTH_COMPILING_UPDATES
     compiles = own.compile == "on" or (own.compile == "auto" and worth)
     return lift.compiled if compiles else unlifted
-
-
-def _ppo_settings(behavior: TrainerSettings) -> PPOSettings:
-    """Narrow the hyperparameters; `settings.require_supported` has refused POCA's."""
-    hyper = behavior.hyperparameters
-    if not isinstance(hyper, PPOSettings):
-        raise TypeError(f"`behavior` must have PPOSettings, got {type(hyper).__name__}.")
-    return hyper
 
 
 def _sac_settings(behavior: TrainerSettings) -> SACSettings:
@@ -383,11 +263,3 @@ def _sac_settings(behavior: TrainerSettings) -> SACSettings:
 def remember(learner: Learner) -> Remember:
     """Tell what the learner's policy begins an episode with."""
     return lambda rows, device: learner.memories(rows, device).actor
-
-
-def _transform(own: OptinfraSettings) -> Transform:
-    adam = transforms.raveled(transforms.scale_by_adam())
-    if own.max_grad_norm is not None:
-        # Leaf by leaf: laid end to end, the zeros of a signal that has failed would round the sum.
-        adam = transforms.chain(transforms.clip_by_global_norm(own.max_grad_norm), adam)
-    return transforms.skip_nonfinite(adam)

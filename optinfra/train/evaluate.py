@@ -41,7 +41,7 @@ def evaluate(
     """Run the newest policy of a run for a number of episodes.
 
     How many episodes each environment contributes, from its first on, is settled before:
-    taking those that end first would favour the short ones.
+    taking those that end first would favour the short ones. Of groups whole episodes count.
 
     Args:
       folder: of the run.
@@ -58,18 +58,19 @@ def evaluate(
     trained = newest(folder, num_envs, stochastic=stochastic, seed=seed, device=device)
     try:
         key = random.key(seed, device)
-        returns = _first_episodes(trained.source, trained.params, key, num_envs, episodes)
+        lanes = trained.source.lanes
+        returns = _first_episodes(trained.source, trained.params, key, lanes, episodes)
     finally:
         trained.source.close()
     return Evaluation(returns, trained.steps)
 
 
 def _first_episodes(
-    source: Source, params: PyTree, key: Key, num_envs: int, episodes: int
+    source: Source, params: PyTree, key: Key, lanes: int, episodes: int
 ) -> tuple[float, ...]:
-    """Collect until every environment has finished its share; they differ by one at most."""
-    shares = [len(range(env, episodes, num_envs)) for env in range(num_envs)]
-    finished: list[list[float]] = [[] for _ in range(num_envs)]
+    """Collect until every lane has finished its share; they differ by one at most."""
+    shares = [len(range(lane, episodes, lanes)) for lane in range(lanes)]
+    finished: list[list[float]] = [[] for _ in range(lanes)]
     place = source.init(key)
     while any(len(returns) < share for returns, share in zip(finished, shares)):
         place, _, ended = source.collect(place, params)

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 
@@ -19,6 +19,7 @@ from optinfra.train import build, folders
 from optinfra.train.collect import Remember
 from optinfra.train.errors import RunError
 from optinfra.train.faults import Faults
+from optinfra.train.group_sources import PettingZooSource, TensorGroupSource
 from optinfra.train.metrics import EpisodeWindow, MetricsWriter, WindowState, read_metrics
 from optinfra.train.plots import learning_curve
 from optinfra.train.progress import Progress
@@ -29,7 +30,7 @@ from optinfra.types import Key, PyTree
 
 WARM_UP = "compiling: the first iterations take a minute, and some more for each reward signal"
 NEW_EPISODES = (
-    "note: a Gymnasium environment cannot be saved, so new episodes begin here; "
+    "note: environments of Gymnasium and PettingZoo cannot be saved, so new episodes begin here; "
     "everything else goes on as it was."
 )
 EMPTY_REPLAY = (
@@ -38,6 +39,8 @@ EMPTY_REPLAY = (
 )
 # Parts of the names of those leaves of a `LoopState` that settings fill and nothing changes.
 SETTINGS = {"hyper", "strength", "gamma", "learning_rate", "gae_lambda"}
+
+Environment: TypeAlias = envs.Env | envs.GroupEnv | envs.GymnasiumVector | envs.PettingZooGroups
 
 
 class LoopState(NamedTuple):
@@ -77,31 +80,33 @@ def prepare(
       run: settings; their seed is drawn already.
       name: of the behaviour to train.
       device: where tensors live.
-      begun: environment steps already taken; Gymnasium's environments are seeded with them.
+      begun: environment steps already taken; what cannot be saved is seeded with them.
       learns: False where only what was learnt is wanted: then no demonstrations are read.
 
     Raises:
-      RunError: the environment cannot be made, or not be learnt.
+      RunError: the environment cannot be made, or not be learnt by this trainer.
       DemoError: demonstrations cannot be read, or are of another kind of agent.
     """
     behavior, own = run.behaviors[name], run.optinfra
     stage = build.chosen_stage(behavior, own)
     env, faults = made(run, run.env_settings.num_envs), Faults()
-    options: dict[str, Any] = {"guard": faults.guard, "learns": learns}
+    rows = side_by_side(env, run.env_settings.num_envs)
+    _require_trainer(behavior.trainer_type, own.env, groups=len(rows) > 1)
+    options: dict[str, Any] = {"rows": rows, "guard": faults.guard, "learns": learns}
     try:
         learner, one, replay = build.learning(env.spec, run, name, stage, **options)
     except DemoError:
         raise
     except ValueError as error:  # an observation that is no vector, or a burn-in too long
         raise RunError(f"{own.env}: {error}") from error
-    steps, seed = build.rollout_steps(run, behavior), run.env_settings.seed + begun
+    steps, seed = build.rollout_steps(behavior, rows), run.env_settings.seed + begun
     source = sourced(env, learner.act, build.remember(learner), run, steps, stage, seed)
     key_iteration, key_source = random.split(seeded(run, device)).unbind()
     start = LoopState(one.init(key_iteration), source.init(key_source), EpisodeWindow().state())
     return Training(one, source, start, faults, replay)
 
 
-def made(run: RunSettings, num_envs: int) -> envs.Env | envs.GymnasiumVector:
+def made(run: RunSettings, num_envs: int) -> Environment:
     """Make the environment of the settings, or say in one line why not."""
     try:
         return envs.make(run.optinfra.env, num_envs, env_kwargs=run.optinfra.env_kwargs)
@@ -109,8 +114,31 @@ def made(run: RunSettings, num_envs: int) -> envs.Env | envs.GymnasiumVector:
         raise RunError(str(error)) from error
 
 
+def side_by_side(env: Environment, num_envs: int) -> tuple[int, ...]:
+    """Count who acts at once: (B,) environments, or (B, A) places of agents in groups."""
+    if isinstance(env, envs.GroupEnv):
+        return num_envs, env.agents
+    if isinstance(env, envs.PettingZooGroups):
+        return env.num_groups, env.agents
+    return (num_envs,)
+
+
+def _require_trainer(trainer: str, env: str, *, groups: bool) -> None:
+    """Raise RunError unless a trainer learns from such an environment."""
+    if trainer == "poca" and not groups:
+        raise RunError(
+            f"{env}: trainer_type poca learns from groups, and here is a single agent. Use "
+            "trainer_type ppo, or an environment of groups, such as tensor:Escape-v0."
+        )
+    if trainer == "sac" and groups:
+        raise RunError(
+            f"{env}: trainer_type sac does not learn from groups yet. Use trainer_type poca, or "
+            "ppo, which takes each agent by itself."
+        )
+
+
 def sourced(
-    env: envs.Env | envs.GymnasiumVector,
+    env: Environment,
     policy: Policy,
     remember: Remember,
     run: RunSettings,
@@ -120,8 +148,13 @@ def sourced(
 ) -> Source:
     """Make what collects rollouts of `steps` steps."""
     options: dict[str, Any] = {"num_steps": steps, "stage": stage, "remember": remember}
+    num_envs = run.env_settings.num_envs
     if isinstance(env, envs.Env):
-        return TensorSource(env, policy, num_envs=run.env_settings.num_envs, **options)
+        return TensorSource(env, policy, num_envs=num_envs, **options)
+    if isinstance(env, envs.GroupEnv):
+        return TensorGroupSource(env, policy, num_envs=num_envs, **options)
+    if isinstance(env, envs.PettingZooGroups):
+        return PettingZooSource(env, policy, seed=seed, **options)
     return GymnasiumSource(env, policy, seed=seed, **options)
 
 

@@ -6,6 +6,7 @@ TAGS = {
     # Upstream's.
     "policy_loss": "Losses/Policy Loss",
     "value_loss": "Losses/Value Loss",
+    "baseline_loss": "Losses/Baseline Loss",
     "learning_rate": "Policy/Learning Rate",
     "clip_range": "Policy/Epsilon",
     "entropy_coef": "Policy/Beta",

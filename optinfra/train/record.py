@@ -10,6 +10,7 @@ from optinfra import demos, random, tree
 from optinfra.demos.format import SUFFIX
 from optinfra.iteration import Rollout
 from optinfra.train.errors import RunError
+from optinfra.train.group_sources import PettingZooSource, TensorGroupSource
 from optinfra.train.sources import Source
 from optinfra.train.trained import MOST_ENVS, newest
 from optinfra.types import Key, PyTree
@@ -48,8 +49,8 @@ def record(
       force: overwrite the file.
 
     Raises:
-      RunError: the file exists or ends otherwise, the folder holds no run or no checkpoint, or
-        its environment cannot be made.
+      RunError: the file exists or ends otherwise, the folder holds no run or no checkpoint,
+        its environment cannot be made, or is one of groups.
       CheckpointError: the checkpoint does not fit the run's settings.
       DemoError: the file cannot be written.
     """
@@ -62,6 +63,11 @@ def record(
     shares = [len(range(env, episodes, MOST_ENVS)) for env in range(min(episodes, MOST_ENVS))]
     policy = newest(folder, len(shares), stochastic=stochastic, seed=seed, device=device)
     try:
+        if isinstance(policy.source, TensorGroupSource | PettingZooSource):
+            raise RunError(
+                f"{folder}: cannot be recorded: its agents act in groups, and a demonstration "
+                "is of a single agent."
+            )
         rollout = _collected(policy.source, policy.params, random.key(seed, device), shares)
     finally:
         policy.source.close()

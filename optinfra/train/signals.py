@@ -30,6 +30,7 @@ class Asked(NamedTuple):
     settings: Any  # of the signal: `RewardSignalSettings` or what extends them
     own: OptinfraSettings
     expert: Callable[[str], Transitions]  # reads the demonstrations of a path
+    trainer_type: str  # who learns from it, such as `ppo`
 
 
 Factory = Callable[[Asked], Made]
@@ -79,9 +80,9 @@ def made(
         made; from its `init`, it raises.
       DemoError: the demonstrations cannot be read.
     """
-    rewards = behavior.reward_signals
+    rewards, trainer = behavior.reward_signals, behavior.trainer_type
     return {
-        stream: _made(name, Asked(spec, rewards.by_name[name], own, expert))
+        stream: _made(name, Asked(spec, rewards.by_name[name], own, expert, trainer))
         for name, stream in rewards.streams.items()
     }
 
@@ -173,7 +174,12 @@ def _sizes(settings: RewardSignalSettings) -> dict[str, Any]:
 
 
 def _extrinsic(asked: Asked) -> Made:
-    return Made(extrinsic(strength=asked.settings.strength, gamma=asked.settings.gamma))
+    signal = extrinsic(
+        strength=asked.settings.strength,
+        gamma=asked.settings.gamma,
+        add_groupmate_rewards=asked.trainer_type == "poca",
+    )
+    return Made(signal)
 
 
 def _curiosity(asked: Asked) -> Made:

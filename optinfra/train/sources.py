@@ -1,4 +1,7 @@
-"""Where rollouts come from: tensor environments or Gymnasium's, behind one face."""
+"""Where rollouts come from: tensor environments or Gymnasium's, behind one face.
+
+Those of groups are in `group_sources`.
+"""
 
 from typing import Any, NamedTuple, Protocol
 
@@ -12,6 +15,7 @@ from optinfra.iteration import Rollout
 from optinfra.lift.epochs import Stage
 from optinfra.train.collect import (
     Collector,
+    Episodes,
     Policy,
     Remember,
     collector,
@@ -28,6 +32,7 @@ class Source(Protocol):
     """Collects rollouts. What it needs to go on is its state, apart from a running simulator."""
 
     exact: bool  # whether collecting goes on from a saved state as if never stopped
+    lanes: int  # episodes under way at once, numbered from 0: of environments, or of groups
 
     def init(self, key: Key) -> PyTree:
         """Begin episodes."""
@@ -55,6 +60,7 @@ class TensorSource:
         remember: Remember = remembers_nothing,
     ) -> None:
         """Prepare B = `num_envs` copies and rollouts of T = `num_steps`."""
+        self.lanes = num_envs
         self._collector: Collector = collector(
             env, policy, num_envs=num_envs, num_steps=num_steps, stage=stage, remember=remember
         )
@@ -66,13 +72,18 @@ class TensorSource:
     def collect(self, state: PyTree, params: PyTree) -> tuple[PyTree, Rollout, Ended]:
         """Act T times in every copy."""
         state, (rollout, episodes) = self._collector.collect(state, params)
-        envs = episodes.ended.nonzero()[:, 1].tolist()
-        returns = episodes.returns[episodes.ended].tolist()
-        lengths = episodes.lengths[episodes.ended].tolist()
-        return state, rollout, [Episode(*each) for each in zip(envs, returns, lengths)]
+        return state, rollout, listed(episodes)
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""
+
+
+def listed(episodes: Episodes) -> Ended:
+    """List the episodes `[T, B]` that ended, in the order of time."""
+    lanes = episodes.ended.nonzero()[:, 1].tolist()
+    returns = episodes.returns[episodes.ended].tolist()
+    lengths = episodes.lengths[episodes.ended].tolist()
+    return [Episode(*each) for each in zip(lanes, returns, lengths)]
 
 
 class GymnasiumState(NamedTuple):
@@ -107,10 +118,14 @@ class GymnasiumSource:
 
         def explore(
             key: Key, params: PyTree, obs: Obs, memory: PyTree, over: Tensor
-        ) -> tuple[PyTree, Act]:
+        ) -> tuple[Key, PyTree, Act]:
+            following = key
+            if num_steps == 1:  # no call for the sake of two keys
+                following, key = random.split(key).unbind()
             before = tree.where(over, tree.map(torch.zeros_like, memory), memory)
-            return before, policy(params, obs, before, key)
+            return following, before, policy(params, obs, before, key)
 
+        self.lanes = envs.num_envs
         self._remember = remember
         self._envs, self._steps = envs, num_steps
         self._draw_keys, self._explore = stage(draw_keys), stage(explore)
@@ -130,14 +145,17 @@ class GymnasiumSource:
     ) -> tuple[GymnasiumState, Rollout, Ended]:
         """Act T times in every environment."""
         device = state.key.device
-        key, *keys = self._draw_keys(state.key).unbind()
+        key, keys = state.key, [state.key]
+        if self._steps > 1:
+            key, *keys = self._draw_keys(key).unbind()
         ended = Ended()
         buffer = _Buffer(self._envs.spec, self._steps, self._envs.num_envs)
         acts = []
         for t, key_act in enumerate(keys):
             obs = tuple(torch.from_numpy(x).to(device) for x in self._obs)
             over = torch.from_numpy(self._over).to(device)
-            before, act = self._explore(key_act, params, obs, self._memory, over)
+            following, before, act = self._explore(key_act, params, obs, self._memory, over)
+            key = following if self._steps == 1 else key
             executed = Action(act.executed.continuous.cpu(), act.executed.discrete.cpu())
             step = self._follow(executed)
             buffer.put(t, self._obs, step)
