@@ -11,7 +11,7 @@ from optinfra.check import require_number
 from optinfra.credit import Seen
 from optinfra.learners import PPOBatch
 from optinfra.lift.epochs import Stage, mean_stats, minibatches, on_rows, unlifted
-from optinfra.rollout import Group, check_rollout, mates_of
+from optinfra.rollout import Group, blanked, check_rollout, mates_of
 from optinfra.rollout import Rollout as Rollout
 from optinfra.rollout import transitions as transitions
 from optinfra.signals.faults import Guard, Judged, Report, judge, no_reward, unguarded
@@ -153,7 +153,7 @@ def iteration(
         check_rollout(rollout)
         if recurrent and not tree.leaves(rollout.memory):
             raise ValueError("`memory` must be given by the rollout of a learner that remembers.")
-        rollout = tree.where(rollout.mask, rollout, tree.map(torch.zeros_like, rollout))
+        rollout = blanked(rollout)
         learnt = learner.observe(state.learner, rollout.obs, rollout.mask)
         learnt = learnt._replace(steps=learnt.steps + rollout.mask.sum())
         mates = mates_of(rollout) if isinstance(rollout.group, Group) else ((), ())

@@ -16,7 +16,7 @@ class Group(NamedTuple):
 
     rewards: Tensor  # [T, *B], the group's, given to each agent of it
     ended: Tensor  # [T, *B] bool, the group came to its own end with this step
-    next_mask: Tensor  # [T, *B] bool, the agent was still there after this step
+    next_mask: Tensor  # [T, *B] bool, the agent was there after this step, be it new
 
 
 class Rollout(NamedTuple):
@@ -51,8 +51,26 @@ def transitions(rollout: Rollout) -> Transitions:
     )
 
 
+def blanked(rollout: Rollout) -> Rollout:
+    """Let zeros take the place of what rows hold that are no transitions.
+
+    Of an agent that comes with a step it stays what its mates see of it after that step.
+    """
+    blank = tree.map(torch.zeros_like, rollout)
+    counted: Rollout = tree.where(rollout.mask, rollout, blank)
+    if not isinstance(rollout.group, Group):
+        return counted
+    there = rollout.mask | rollout.group.next_mask
+    return counted._replace(
+        next_obs=tree.where(there, rollout.next_obs, blank.next_obs),
+        group=counted.group._replace(next_mask=rollout.group.next_mask),
+    )
+
+
 def mates_of(rollout: Rollout) -> tuple[Mates, Mates]:
     """Tell the mates of each agent of a rollout of groups, and those that followed each step."""
+    if not isinstance(rollout.group, Group):
+        raise ValueError("`group` must be given to a learner of groups, got ().")
     now = Mates(rollout.obs, rollout.action, rollout.mask)
     then = now._replace(obs=rollout.next_obs, present=rollout.group.next_mask)
     mates, following = tree.map(partial(_of_others, rollout.mask.ndim - 1), (now, then))

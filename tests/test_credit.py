@@ -85,6 +85,15 @@ def test_an_agent_is_paid_by_its_group_until_the_group_ends(horizon, endless, se
                 assert batch.advantages[t, b, a].item() == pytest.approx(advantage, abs=1e-4)
 
 
+def test_what_is_learnt_from_holds_what_was_said_of_the_rollout():
+    """The old baselines are what clips the new ones, and mates are those that were acted with."""
+    rollout = group_cases.rollout(0, T, B, A)
+    seen, _, batch, _ = weighed(0, rollout)
+    chex.assert_trees_all_equal(batch.baselines, seen.valued.baselines)
+    chex.assert_trees_all_equal(batch.values, seen.valued.values)
+    chex.assert_trees_all_equal(batch.mates, mates_of(rollout)[0])
+
+
 @given(SEEDS)
 def test_without_baselines_agents_of_groups_are_as_any_others(seed):
     """An agent's own end is then the end, and one axis of agents is as good as two."""
@@ -179,6 +188,55 @@ def test_what_a_slot_without_an_agent_holds_changes_no_bit(memory, seed, number,
     chex.assert_trees_all_equal(one.update(state, rollout), one.update(state, spoilt))
 
 
+def with_newcomers(seed):
+    """A rollout in which an agent that was absent may be there after a step; and who it is."""
+    rollout = collected(seed, None)
+    new = ~rollout.mask & (examples.normal(seed + 77, T, B, A) > 0)
+    group = rollout.group._replace(next_mask=rollout.group.next_mask | new)
+    return rollout._replace(group=group), new
+
+
+def what_is_valued(rollout):
+    """The trajectory that an iteration gives to its learner, and what followed each step."""
+    learner, seen = group_cases.learner(), []
+
+    def watched(params, trajectory, next_obs):
+        seen.append((trajectory, next_obs))
+        return learner.rollout_values(params, trajectory, next_obs)
+
+    one = group_iteration(learner=learner._replace(rollout_values=watched))
+    return one.update(one.init(random.key(0)), rollout), *seen[0]
+
+
+@settings(max_examples=10)
+@given(SEEDS)
+def test_what_follows_a_step_is_valued_with_the_mates_who_came_with_it(seed):
+    rollout, new = with_newcomers(seed)
+    _, trajectory, next_obs = what_is_valued(rollout)
+    _, expected = mates_of(rollout)
+    there = expected.present
+    assert torch.equal(trajectory.next_mates.present, there)
+    for ours, theirs in zip(trajectory.next_mates.obs, expected.obs):
+        assert torch.equal(ours[there], theirs[there])
+    for ours, theirs in zip(next_obs, rollout.next_obs):
+        assert torch.equal(ours[rollout.mask | new], theirs[rollout.mask | new])
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_nothing_but_what_an_agent_sees_is_read_of_the_step_it_comes_with(number):
+    """Neither what it did nor what it was paid before it was there."""
+    rollout, new = with_newcomers(0)
+    assert new.any()
+    spoilt = examples.spoiled(rollout._replace(group=()), number, -1)._replace(group=rollout.group)
+    next_obs = tree.where(new, rollout.next_obs, spoilt.next_obs)
+    group = rollout.group._replace(
+        rewards=torch.where(rollout.mask, rollout.group.rewards, number),
+        ended=rollout.group.ended | ~rollout.mask,
+    )
+    spoilt = spoilt._replace(next_obs=next_obs, group=group)
+    chex.assert_trees_all_equal(what_is_valued(spoilt)[0], what_is_valued(rollout)[0])
+
+
 def test_a_learner_of_single_agents_learns_from_groups_too():
     one = group_iteration(learner=examples.learner())
     after, stats = one.update(one.init(random.key(0)), collected(0, None))
@@ -189,3 +247,5 @@ def test_a_learner_of_groups_refuses_a_rollout_without():
     one, rollout = group_iteration(), collected(0, None)._replace(group=())
     with pytest.raises(ValueError, match="`mates` and `next_mates` must be given to a learner of"):
         one.update(one.init(random.key(0)), rollout)
+    with pytest.raises(ValueError, match="`group` must be given to a learner of groups"):
+        weighed(0, rollout)

@@ -432,6 +432,27 @@ def test_every_compiled_function_leaves_out_the_checks_of_what_is_static(monkeyp
 
 
 @pytest.mark.inductor
+def test_compiled_asks_at_each_call_whether_gradients_are_recorded():
+    """That has no name among torch's checks."""
+    squares = compiled(lambda x: (x * x).sum())
+    x = torch.ones(3, requires_grad=True)
+    with torch.no_grad():
+        assert not squares(x).requires_grad
+    squares(x).backward()
+    assert torch.equal(x.grad, 2 * x.detach())
+
+
+@pytest.mark.inductor
+def test_compiled_follows_the_order_of_keys_and_fields():
+    def weighed(xs):
+        return sum((i + 1) * x for i, x in enumerate(xs.values()))
+
+    fast, (x, y) = compiled(weighed), (torch.ones(3), 2 * torch.ones(3))
+    for xs in ({"a": x, "b": y}, {"b": y, "a": x}, {"a": y, "c": x}, {"a": x, "b": y}):
+        assert torch.equal(fast(xs), weighed(xs))
+
+
+@pytest.mark.inductor
 def test_before_a_call_nothing_is_checked_but_what_is_given(monkeypatch):
     """A learner reaches modules, their hooks and closures: hundreds of checks if they counted."""
     module = importlib.import_module("optinfra.lift.compiled")
@@ -447,7 +468,7 @@ def test_before_a_call_nothing_is_checked_but_what_is_given(monkeypatch):
     monkeypatch.setattr(module, "ISOLATED", True)
     learner = ppo(examples.network(), examples.SPEC)
     compiled(learner.update)(learner.init(random.key(0)), examples.batch(0, 4))
-    assert all(name == "" or "arguments" in name and "function" not in name for name in checked)
+    assert all(name == "" or ("arguments" in name and "function" not in name) for name in checked)
     assert any("function" in name for name in left_out)
     assert any("arguments" in name for name in checked)
 

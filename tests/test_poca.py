@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optinfra import losses, random, transforms, tree
+from optinfra import losses, moments, random, transforms, tree
 from optinfra.learners import ppo
 from optinfra.types import Memories, Trajectory
 from tests import examples, group_cases
@@ -174,6 +174,94 @@ def test_values_of_a_trajectory_are_those_of_a_rollout(memory, seed):
         torch.testing.assert_close(valued.memories, rolled.memories[::4], **CLOSE)
 
 
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_rollout_goes_on_with_what_the_one_before_remembered(steps):
+    """Values and baselines each with their own."""
+    params, start = begun(REMEMBERING).params, examples.normal(1, 2, 2 * M)
+    whole = group_cases.trajectory(0, 5, 2, memory=start)
+    following = examples.batch(9, 5, 2).obs
+
+    def values(part, memory):
+        one, later = tree.take((whole._replace(memory=()), following), part)
+        return REMEMBERING.rollout_values(params, one._replace(memory=memory), later)
+
+    expected, first = values(slice(5), start), values(slice(steps), start)
+    second = values(slice(steps, 5), first.final_memory)
+    joined = tree.map(
+        lambda *parts: torch.cat(parts),
+        *((x.values, x.next_values, x.baselines, x.memories) for x in (first, second)),
+    )
+    parts = (expected.values, expected.next_values, expected.baselines, expected.memories)
+    chex.assert_trees_all_close(joined, parts, **CLOSE)
+    chex.assert_trees_all_close(second.final_memory, expected.final_memory, **CLOSE)
+
+
+def test_only_streams_that_do_not_ignore_it_end_with_the_group():
+    streams, one = ("a", "b"), group_cases.trajectory(0, 3, 2)
+    learner = group_cases.learner(streams=streams, ignore_done={"b"})
+    params, following = begun(learner).params, examples.batch(9, 2).obs
+    one = one._replace(next_mates=tree.take(one.next_mates, -1))
+    over, goes_on = (
+        learner.trajectory_values(params, one, following, torch.full((2,), done)).bootstrap
+        for done in (True, False)
+    )
+    assert (over["a"] == 0).all() and (goes_on["a"] != 0).all()
+    assert torch.equal(over["b"], goes_on["b"]) and (over["b"] != 0).all()
+
+
+def through_normaliser(params, obs):
+    return tuple(moments.normalize(m, x) for m, x in zip(params.moments, obs))
+
+
+def test_what_mates_see_passes_the_normaliser_too():
+    state, plain = begun(LEARNER), group_cases.learner(normalize=False)
+    params = state.params
+    theirs = params._replace(moments=())
+
+    def seen(mates):
+        return mates._replace(obs=through_normaliser(params, mates.obs))
+
+    one, following = group_cases.trajectory(0, 3, 2), examples.batch(9, 3, 2).obs
+    other = one._replace(
+        obs=through_normaliser(params, one.obs), mates=seen(one.mates),
+        next_mates=seen(one.next_mates),
+    )  # fmt: skip
+    ours = LEARNER.rollout_values(params, one, following)
+    expected = plain.rollout_values(theirs, other, through_normaliser(params, following))
+    assert_all_close(ours, expected)
+    batch = group_cases.batch(0, ROWS)
+    other = batch._replace(obs=through_normaliser(params, batch.obs), mates=seen(batch.mates))
+    (after, stats), (plainly, expected) = (
+        LEARNER.update(state, batch), plain.update(state._replace(params=theirs), other)
+    )  # fmt: skip
+    chex.assert_trees_all_close(stats, expected, **CLOSE)
+    chex.assert_trees_all_close(after.params.weights, plainly.params.weights, **CLOSE)
+
+
+@pytest.mark.parametrize("memory", [None, M])
+def test_values_of_observations_are_those_of_a_rollout_of_them(memory):
+    """With mates in whose units agents are counted, and the value's half of what is remembered."""
+    learner = REMEMBERING if memory else LEARNER
+    params = begun(learner).params
+    start = examples.normal(1, 2, 2 * M) if memory else ()
+    one = group_cases.trajectory(0, 3, 2, memory=start)
+    none = torch.zeros(3, 2, dtype=torch.bool)
+    one = one._replace(terminated=none, truncated=none, mates=crowd(3, 3, 2))
+    rolled = learner.rollout_values(params, one, examples.batch(9, 3, 2).obs).values
+    given = (start, none) if memory else ((), None)
+    ours = learner.values(params, one.obs, *given, mates=one.mates)
+    chex.assert_trees_all_close(ours, rolled, **CLOSE)
+
+
+def test_no_graph_leads_through_an_update():
+    state, batch = begun(LEARNER), group_cases.batch(0, ROWS)
+    weights = tree.map(lambda x: x.clone().requires_grad_(), state.params.weights)
+    tracked = state._replace(params=state.params._replace(weights=weights))
+    after, stats = LEARNER.update(tracked, batch)
+    assert not any(x.requires_grad for x in tree.leaves((after, stats)))
+    chex.assert_trees_all_equal((after, stats), LEARNER.update(state, batch))
+
+
 def test_what_padding_holds_is_no_mate_and_no_large_group():
     params = begun(LEARNER).params
     mask = torch.tensor([True, True, False])[:, None].expand(3, 2)
@@ -191,6 +279,49 @@ def test_what_padding_holds_is_no_mate_and_no_large_group():
     following, done = examples.batch(9, 2).obs, torch.zeros(2, dtype=torch.bool)
     clean, spoilt = (LEARNER.trajectory_values(params, x, following, done) for x in (one, dirty))
     chex.assert_trees_all_equal(clean, spoilt)
+
+
+def test_a_row_that_does_not_count_is_in_no_group_after_its_step_either():
+    """Else the mates of an empty place would be one more: so many as no update ever sees."""
+    params, following = begun(LEARNER).params, examples.batch(9, 3, 2).obs
+    counts = (torch.arange(6) > 0).reshape(3, 2)  # not where the crowd is
+    one = group_cases.trajectory(4, 3, 2, mask=counts)._replace(mates=crowd(0, 3, 2))
+    nobody, many = (
+        LEARNER.rollout_values(params, one._replace(next_mates=crowd(n, 3, 2)), following)
+        for n in (0, SLOTS)
+    )
+    for ours, theirs in zip(*((x.values, x.next_values, x.baselines) for x in (nobody, many))):
+        chex.assert_trees_all_equal(*(tree.take(x, counts) for x in (ours, theirs)))
+
+
+def test_mates_follow_the_last_step_unless_all_of_a_trajectory_is_padding():
+    params, following = begun(LEARNER).params, examples.batch(9, 2).obs
+    counts = torch.tensor([[False, True], [False, True], [False, False]])
+    one = group_cases.trajectory(4, 3, 2, mask=counts)._replace(mates=crowd(0, 3, 2))
+    mates = crowd(0, 2)
+
+    def values(*rows):
+        present = torch.tensor(rows)[:, None].expand(2, SLOTS)
+        seen = one._replace(next_mates=mates._replace(present=present))
+        found = LEARNER.trajectory_values(params, seen, following, torch.zeros(2).bool())
+        return found.values, found.baselines, found.bootstrap["extrinsic"][1]
+
+    chex.assert_trees_all_equal(values(False, False), values(True, False))
+    assert values(False, False)[-1] != values(False, True)[-1]
+
+
+def test_a_step_that_warms_memories_up_does_so_with_its_mates():
+    """What follows is learnt as if the step counted; what it did is not learnt from."""
+    learner = group_cases.learner(M, value_loss=losses.squared_value_loss)
+    batch, state = group_cases.sequences(0, 3, 4), begun(learner)
+    first = (torch.arange(4) == 0).expand(3, 4)
+    batch = batch._replace(mask=~first, warmup=first, reset=torch.zeros_like(first))
+    everybody = batch.mates._replace(present=torch.ones_like(batch.mates.present))
+    nobody = everybody._replace(present=everybody.present & ~first[..., None])
+    told = [learner.update(state, batch._replace(mates=x))[1] for x in (everybody, nobody)]
+    for name in ("value_loss", "baseline_loss"):
+        assert not torch.equal(told[0][name], told[1][name])
+    assert torch.equal(told[0]["policy_loss"], told[1]["policy_loss"])
 
 
 def test_values_of_observations_alone_are_those_of_agents_without_mates():

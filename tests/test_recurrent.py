@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from torch.func import functional_call
+from torch.func import functional_call, vmap
 
 from optinfra import networks, tree
 from optinfra.networks import fused
@@ -247,6 +247,77 @@ def test_a_reset_within_a_row_changes_nothing_for_the_others():
         )  # fmt: skip
 
     assert_trees_close(call(none), call(last), **CLOSE)
+
+
+def laid_out(seed, steps, rows):
+    """Sequences of large weights, and how they are laid out with a reset in the midst of some."""
+    own = tree.map(lambda x: 5 * x, plain.weights(seed, "lstm", D, H))
+    x, memory, _ = inputs(seed, steps, (rows,))
+    reset = torch.zeros(steps, rows, dtype=torch.bool)
+    reset[1 + seed % (steps - 1), 1] = reset[-1, 2] = True
+    h, c = (part.contiguous() for part in memory.chunk(2, -1))
+    layout = fused.packed(reset)
+    return fused.Sequences(x, h, c, tuple(own.values())), reset, layout
+
+
+@given(SEEDS)
+def test_rows_that_begin_after_a_reset_are_zeros_to_the_last_bit_until_then(seed):
+    given, _, layout = laid_out(seed, 7, 3)
+    outputs = fused.run(fused.pack(given, layout)).outputs
+    taken = torch.zeros(layout.steps * layout.rows).index_fill(0, layout.place, 1.0) > 0
+    before = ~taken.view(layout.steps, layout.rows)
+    before[:, :3] = False  # rows that start from a memory come first, and have no such steps
+    assert before.any() and (outputs[before] == 0).all()
+
+
+@given(SEEDS)
+def test_a_reset_at_the_first_step_makes_no_row_of_its_own(seed):
+    _, reset, layout = laid_out(seed, 7, 3)
+    reset[0] = ~reset[0]
+    assert_trees_equal(fused.packed(reset), layout)
+
+
+@pytest.mark.parametrize("resets", [False, True])
+def test_a_workspace_without_room_for_the_loops_numbers_is_not_used(resets, monkeypatch):
+    own, (x, memory, reset) = plain.weights(0, "lstm", D, H), inputs(0, 5, (3,))
+    reset = reset if resets else None
+    expected = run("lstm", own, x, memory, reset)
+    calls = counted(monkeypatch)
+    monkeypatch.setattr(fused, "workspace_size", lambda *sizes: 5 * 3 * H)
+    assert_trees_close(run("lstm", own, x, memory, reset), expected, **CLOSE)
+    assert calls == {"run": 0, "back": 0}
+
+
+def test_members_are_laid_out_each_by_its_own_resets():
+    """Also where the first member has none."""
+    own = plain.weights(0, "lstm", D, H, members=(3,))
+    x, memory, reset = inputs(0, 5, (2,), members=(3,))
+    reset[0] = False
+
+    def call(own, x, memory):
+        return vmap(lambda *each: run("lstm", *each))(own, x, memory, reset)
+
+    def looped(own, x, memory):
+        each = [run("lstm", *tree.take((own, x, memory, reset), k)) for k in range(3)]
+        return tree.stack(each)
+
+    ours, theirs = (with_gradients(function, own, x, memory) for function in (call, looped))
+    assert_trees_close(ours, theirs, **CLOSE)
+    expected = [
+        plain.unrolled_rows("lstm", *tree.take((own, x, memory, reset), k))[0] for k in range(3)
+    ]
+    assert_trees_close(ours[0], torch.stack(expected), **CLOSE)
+
+
+def test_onednn_is_asked_for_its_kind_of_numbers_whatever_others_are_made_of():
+    own, (x, memory, _) = plain.weights(0, "lstm", D, H), inputs(0, 9, (5,))
+    fused.workspace_size.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        outputs, _ = run("lstm", own, x, memory)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert_trees_close(outputs, run("lstm", own, x, memory)[0], rtol=0.0, atol=0.0)
 
 
 # --- what it refuses -----------------------------------------------------------------------------

@@ -35,17 +35,17 @@ class PPOBatch(NamedTuple):
 def blanked(batch: PPOBatch) -> PPOBatch:
     """Let zeros take the place of what a masked row holds: not even 0 · NaN may reach a gradient.
 
-    A step that warms a memory up keeps its observations.
+    A step that warms a memory up keeps its observations, and its mates.
     """
     seen = batch.mask | batch.warmup if isinstance(batch.warmup, Tensor) else batch.mask
     rows = batch._replace(memory=(), reset=(), warmup=())
     blank = tree.map(torch.zeros_like, rows)
-    obs = tree.where(seen, batch.obs, blank.obs)
-    counted = tree.where(batch.mask, rows, blank)
+    obs, mates = tree.where(seen, (batch.obs, batch.mates), (blank.obs, blank.mates))
+    counted = tree.where(batch.mask, rows, blank)._replace(obs=obs, mates=mates)
     memory = batch.memory
     if tree.leaves(memory):  # of a sequence that is padding from end to end nothing counts either
         memory = tree.where(seen.any(-1), memory, tree.map(torch.zeros_like, memory))
-    return counted._replace(obs=obs, memory=memory, reset=batch.reset, warmup=batch.warmup)
+    return counted._replace(memory=memory, reset=batch.reset, warmup=batch.warmup)
 
 
 def time_first(batch: PPOBatch) -> PPOBatch:

@@ -148,8 +148,11 @@ def _prepared(
     mates, following = trajectory.mates, trajectory.next_mates
     if not isinstance(mates, Mates) or not isinstance(following, Mates):
         raise ValueError("`mates` and `next_mates` must be given to a learner of groups.")
-    if isinstance(trajectory.mask, Tensor):  # what padding holds is no mate
-        mates = mates._replace(present=mates.present & trajectory.mask[..., None])
+    if isinstance(trajectory.mask, Tensor):  # whom padding is among is no group
+        mask = trajectory.mask
+        after = mask if following.present.ndim > mask.ndim else mask.any(0)
+        mates = mates._replace(present=mates.present & mask[..., None])
+        following = following._replace(present=following.present & after[..., None])
     params = params._replace(largest=largest_of(params.largest, mates, following))
     seen = trajectory._replace(obs=_packed(trajectory.obs, mates), mates=(), next_mates=())
     halves: tuple[PyTree, PyTree] = ((), ())

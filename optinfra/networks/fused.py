@@ -6,7 +6,7 @@ from zeros ends with the last. Before it stand steps whose input gate is shut, s
 zeros to the last bit and nothing flows back.
 """
 
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -65,11 +65,10 @@ def has_onednn() -> bool:
 def workspace_size(steps: int, rows: int, inputs: int, hidden: int) -> int:
     """Ask oneDNN by a call on zeros, for real even where shapes alone are being traced."""
     with _disable_current_modes():
-        x, weight = torch.zeros(steps, rows, inputs), torch.zeros(4 * hidden, inputs + hidden)
-        bias, state = torch.zeros(4 * hidden), torch.zeros(rows, hidden)
-        ih, hh = weight.split([inputs, hidden], 1)
-        weights = (ih.contiguous(), hh.contiguous(), bias, bias)
-        return run(Sequences(x, state, state, weights)).workspace.numel()
+        zeros = partial(torch.zeros, dtype=torch.float32, device="cpu")
+        bias, state = zeros(4 * hidden), zeros(rows, hidden)
+        weights = (zeros(4 * hidden, inputs), zeros(4 * hidden, hidden), bias, bias)
+        return run(Sequences(zeros(steps, rows, inputs), state, state, weights)).workspace.numel()
 
 
 # --- without resets -------------------------------------------------------------------------
