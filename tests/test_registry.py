@@ -72,6 +72,7 @@ EXEMPT = {
     "networks.vector_body": PART,
     "envs.make": SHELL,
     "train.collect.every_choice": STATIC,
+    "train.collect.in_sequence": "takes a function; the cases of both collectors run what it makes",
     **{
         f"schedules.{name}.init": STATIC
         for name in ("constant", "linear", "linear_to_floor", "cosine", "piecewise_constant",

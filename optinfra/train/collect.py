@@ -1,7 +1,7 @@
 """Collecting on tensor environments: a pure function, so that a whole run can be lifted."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -115,11 +115,15 @@ def collector(
         )
         return state, (rollout, episodes)
 
-    step = stage(step)
+    return Collector(init, in_sequence(stage(step), num_steps))
 
-    def collect(
-        state: CollectorState, params: PyTree
-    ) -> tuple[CollectorState, tuple[Rollout, Episodes]]:
+
+def in_sequence(
+    step: Callable[[Any, PyTree], tuple[Any, tuple[Rollout, Episodes]]], num_steps: int
+) -> Callable[[Any, PyTree], tuple[Any, tuple[Rollout, Episodes]]]:
+    """Take so many steps one after the other, and stack what each of them tells."""
+
+    def collect(state: Any, params: PyTree) -> tuple[Any, tuple[Rollout, Episodes]]:
         steps = []
         for _ in range(num_steps):
             state, record = step(state, params)
@@ -127,7 +131,7 @@ def collector(
         time = state.key.ndim - 1  # time leads within a member; `ensemble` puts members first
         return state, tree.map(lambda *xs: torch.stack(xs, time), *steps)
 
-    return Collector(init, collect)
+    return collect
 
 
 def every_choice(spec: Spec, rows: int, device: torch.device | None = None) -> Tensor:

@@ -12,7 +12,14 @@ from optinfra.envs import GroupEnv, GroupTransition, group_autoreset
 from optinfra.lift import ensemble
 from optinfra.lift.epochs import Stage, unlifted
 from optinfra.rollout import Group, Rollout
-from optinfra.train.collect import Episodes, Policy, Remember, every_choice, remembers_nothing
+from optinfra.train.collect import (
+    Episodes,
+    Policy,
+    Remember,
+    every_choice,
+    in_sequence,
+    remembers_nothing,
+)
 from optinfra.types import Act, Key, Obs, PyTree, Spec
 
 
@@ -98,19 +105,7 @@ def group_collector(
         )
         return state, (rollout, episodes)
 
-    step = stage(step)
-
-    def collect(
-        state: GroupCollectorState, params: PyTree
-    ) -> tuple[GroupCollectorState, tuple[Rollout, Episodes]]:
-        steps = []
-        for _ in range(num_steps):
-            state, record = step(state, params)
-            steps.append(record)
-        time = state.key.ndim - 1  # time leads within a member; `ensemble` puts members first
-        return state, tree.map(lambda *xs: torch.stack(xs, time), *steps)
-
-    return GroupCollector(init, collect)
+    return GroupCollector(init, in_sequence(stage(step), num_steps))
 
 
 def recorded(spec: Spec, acting: Acting, act: Act, then: GroupTransition) -> tuple[Acting, Rollout]:
