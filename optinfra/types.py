@@ -25,10 +25,17 @@ class ActionSpec(NamedTuple):
 
 
 class Spec(NamedTuple):
-    """What an agent sees and does. Static: it lives in closures, never in a state."""
+    """What an agent sees and does. Static: it lives in closures, never in a state.
+
+    What an observation is shows in its shape: `[D]` is a vector, `[C, H, W]` an image,
+    `[N, D]` a set of at most N entities, of which any number may be absent; an absent one is
+    all zeros.
+    """
 
     obs: tuple[tuple[int, ...], ...]  # shape of each observation
     action: ActionSpec
+    goals: tuple[int, ...] = ()  # which observations are goals: they say what is asked for
+    bytes: tuple[int, ...] = ()  # which are images of uint8 in [0, 255], the others are floats
 
 
 class Action(NamedTuple):
