@@ -160,6 +160,9 @@ class Learner(NamedTuple):
     memories: Callable[..., Memories]  # (rows, device=None) -> zeros [*rows, M]
     act: Callable[[PyTree, Obs, PyTree, Key], Act]  # (params, obs, memory, key), drawn
     greedy: Callable[[PyTree, Obs, PyTree], Act]  # (params, obs, memory), the likeliest action
+    # (params, obs, memory) -> (what is said of the next action, memory after this step)
+    policy: Callable[[PyTree, Obs, PyTree], tuple[Any, PyTree]]
+    distribution: Any  # what that means: a `Distribution`, pure functions as well
     observe: Callable[[PyTree, Obs, Tensor], PyTree]  # (state, obs, mask) -> state, moments moved
     # (params, obs, memory, reset) -> [*B] by stream; memory and reset only where it remembers
     values: Callable[..., dict[str, Tensor]]

@@ -28,7 +28,7 @@ EXEMPT = {
     **{
         f"lift.epochs.{field}": LEARNERS_OWN
         for field in (
-            "init", "memories", "act", "greedy", "observe", "values",
+            "init", "memories", "act", "greedy", "policy", "observe", "values",
             "trajectory_values", "rollout_values", "executed_log_prob",
         )
     },

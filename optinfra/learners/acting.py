@@ -26,16 +26,27 @@ class Acting(NamedTuple):
     normalize: bool
 
 
+def policy(acting: Acting, params: Any, obs: Obs, memory: PyTree) -> tuple[PolicyOutputs, PyTree]:
+    """Ask the policy at one time: a sequence of one step where it remembers."""
+    obs = normalized(acting, params, obs)
+    if not acting.recurrent:
+        return acting.policy(params.weights, obs, memory, None)
+    _require_memory(acting, memory)
+    sequence = tree.map(lambda x: x[None], obs)
+    outputs, memory = acting.policy(params.weights, sequence, memory, None)
+    return tree.take(outputs, 0), memory
+
+
 def act(acting: Acting, params: Any, obs: Obs, memory: PyTree, key: Key) -> Act:
     """Draw an action for each row of observations."""
-    outputs, memory = _outputs(acting, params, obs, memory)
+    outputs, memory = policy(acting, params, obs, memory)
     action, log_prob = acting.distribution.sample(outputs, key)
     return Act(action, acting.distribution.executed(action), log_prob, memory)
 
 
 def greedy(acting: Acting, params: Any, obs: Obs, memory: PyTree) -> Act:
     """Take the likeliest action."""
-    outputs, memory = _outputs(acting, params, obs, memory)
+    outputs, memory = policy(acting, params, obs, memory)
     action = acting.distribution.mode(outputs)
     log_prob = acting.distribution.log_prob(outputs, action)
     return Act(action, acting.distribution.executed(action), log_prob, memory)
@@ -100,17 +111,6 @@ def _judged(
     reset: Tensor | None,
 ) -> tuple[Values, PyTree]:
     return values(params.weights, normalized(acting, params, obs), memory, reset)
-
-
-def _outputs(acting: Acting, params: Any, obs: Obs, memory: PyTree) -> tuple[PolicyOutputs, PyTree]:
-    """Ask the policy at one time: a sequence of one step where it remembers."""
-    obs = normalized(acting, params, obs)
-    if not acting.recurrent:
-        return acting.policy(params.weights, obs, memory, None)
-    _require_memory(acting, memory)
-    sequence = tree.map(lambda x: x[None], obs)
-    outputs, memory = acting.policy(params.weights, sequence, memory, None)
-    return tree.take(outputs, 0), memory
 
 
 def _require_memory(acting: Acting, memory: PyTree) -> None:

@@ -17,6 +17,7 @@ from optinfra.learners.acting import (
     greedy,
     normalized,
     observe,
+    policy,
 )
 from optinfra.learners.batch import (
     PPOBatch,
@@ -159,6 +160,8 @@ def poca(
         memories=network.memories,
         act=partial(act, acting),
         greedy=partial(greedy, acting),
+        policy=partial(policy, acting),
+        distribution=acting.distribution,
         observe=partial(observe, acting),
         values=partial(_values, rule),
         executed_log_prob=partial(executed_log_prob, acting),

@@ -21,6 +21,7 @@ from optinfra.learners.acting import (
     greedy,
     normalized,
     observe,
+    policy,
     values_of,
 )
 from optinfra.learners.batch import (
@@ -154,6 +155,8 @@ def ppo(
         memories=whole.memories,
         act=partial(act, acting),
         greedy=partial(greedy, acting),
+        policy=partial(policy, acting),
+        distribution=acting.distribution,
         observe=partial(observe, acting),
         values=values_of(judge),
         executed_log_prob=partial(executed_log_prob, acting),

@@ -25,6 +25,7 @@ from optinfra.learners.acting import (
     greedy,
     normalized,
     observe,
+    policy,
     values_of,
 )
 from optinfra.learners.soft import (
@@ -189,6 +190,8 @@ def sac(
         memories=network.memories,
         act=partial(act, acting),
         greedy=partial(greedy, acting),
+        policy=partial(policy, acting),
+        distribution=acting.distribution,
         observe=partial(observe, acting),
         values=values_of(judge),
         executed_log_prob=partial(executed_log_prob, acting),

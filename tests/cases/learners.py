@@ -59,6 +59,9 @@ def recurrent_cases_of(name: str) -> dict[str, Case]:
         f"ppo.act {name}": Case(
             learner.act, lambda k: (params(k), obs(k), examples.normal(k, 9, 6), examples.key(k))
         ),
+        f"ppo.policy {name}": Case(
+            learner.policy, lambda k: (params(k), obs(k), examples.normal(k, 9, 6))
+        ),
         f"ppo.update {name}": Case(
             learner.update,
             lambda k: (learner.init(random.key(k)), examples.sequences(100 * k, 4, 5)),
@@ -121,6 +124,7 @@ def poca_cases_of(variant: str, memory_size: int | None = None) -> dict[str, Cas
             learner.act, lambda k: (params(k), obs(k), memory(k), examples.key(k))
         ),
         f"poca.greedy {variant}": Case(learner.greedy, lambda k: (params(k), obs(k), memory(k))),
+        f"poca.policy {variant}": Case(learner.policy, lambda k: (params(k), obs(k), memory(k))),
         f"poca.init {variant}": Case(learner.init, lambda k: (examples.key(k),)),
         f"poca.values {variant}": Case(
             lambda *seen: learner.values(*seen[:-1], mates=seen[-1]), valued
@@ -200,6 +204,7 @@ def cases_of_sac(
             learner.act, lambda k: (state(k).params, seen(k, 9), memory(k, 9), examples.key(k))
         ),
         "greedy": Case(learner.greedy, lambda k: (state(k).params, seen(k, 9), memory(k, 9))),
+        "policy": Case(learner.policy, lambda k: (state(k).params, seen(k, 9), memory(k, 9))),
         "observe": Case(
             learner.observe, lambda k: (state(k), seen(k, 9), examples.batch(k, 9).mask)
         ),
@@ -259,6 +264,7 @@ CASES = {
     "ppo.init": Case(PPO.init, lambda k: (examples.key(k),)),
     "ppo.act": Case(PPO.act, lambda k: (STATES[k].params, obs(k), (), examples.key(k))),
     "ppo.greedy": Case(PPO.greedy, lambda k: (STATES[k].params, obs(k), ())),
+    "ppo.policy": Case(PPO.policy, lambda k: (STATES[k].params, obs(k), ())),
     "ppo.observe": Case(PPO.observe, lambda k: (STATES[k], obs(k), rows(k).mask)),
     "ppo.values": Case(PPO.values, lambda k: (STATES[k].params, obs(k))),
     "ppo.executed_log_prob": Case(
