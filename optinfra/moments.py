@@ -5,7 +5,7 @@ A row is what `mask` counts; rows may have any number of axes `*N`, so that a ro
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ class Moments(NamedTuple):
     steps: Tensor  # [] int64, rows seen, the pseudo-row included
     mean: Tensor  # [*shape], μ, in the unit of the rows
     squared_deviations: Tensor  # [*shape], S = Σ(x − μ)² over the rows seen
+
+
+Running: TypeAlias = tuple[Moments | tuple[()], ...]  # one per observation, () for no vector
 
 
 def init(
@@ -106,6 +109,48 @@ def normalize(state: Moments, x: Tensor) -> Tensor:
     require_trailing("x", x, state.mean.shape)
     deviation = (state.squared_deviations / state.steps).sqrt()
     return ((x - state.mean) / deviation).clamp(-NORMALIZED_LIMIT, NORMALIZED_LIMIT)
+
+
+def init_vectors(shapes: Sequence[tuple[int, ...]], device: torch.device | None = None) -> Running:
+    """Create the moments of observations: of vectors only, `()` for an image or a set.
+
+    Args:
+      shapes: of each observation; a vector has one axis.
+      device: where the moments live; torch's default device without one.
+
+    Returns:
+      One `Moments` or `()` for each.
+    """
+    return tuple(init(shape, device=device) if len(shape) == 1 else () for shape in shapes)
+
+
+def update_vectors(running: Running, obs: Sequence[Tensor], mask: Tensor) -> Running:
+    """Take in the valid rows of those observations that have moments; see `update`.
+
+    Args:
+      running: moments of each; `()` altogether for none.
+      obs: `[*N, *shape_i]` each.
+      mask: `[*N]` bool. True counts.
+
+    Returns:
+      The same structure.
+    """
+    return tuple(update(m, x, mask) if m else () for m, x in zip(running, obs))
+
+
+def normalize_vectors(running: Running, obs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Normalise those observations that have moments; see `normalize`.
+
+    Args:
+      running: moments of each; `()` altogether for none.
+      obs: `[*N, *shape_i]` each.
+
+    Returns:
+      The same shapes.
+    """
+    if not running:
+        return tuple(obs)
+    return tuple(normalize(m, x) if m else x for m, x in zip(running, obs))
 
 
 def mean_and_variance(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

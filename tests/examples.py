@@ -46,6 +46,21 @@ def action(seed, rows, spec=SPEC):
     )
 
 
+def observed(seed, rows, spec=SPEC):
+    """What is seen in rows `[*rows]`: some entities of a set are absent, bytes are bytes."""
+    return tuple(observation(seed + i, rows, spec, i) for i in range(len(spec.obs)))
+
+
+def observation(seed, rows, spec, i):
+    shape = spec.obs[i]
+    x = normal(seed, *rows, *shape)
+    if i in spec.bytes:
+        return (60 * x + 128).clamp(0, 255).to(torch.uint8)
+    if len(shape) == 2:
+        return torch.where(normal(seed + 7, *rows, shape[0], 1) > -0.5, x, 0.0)
+    return x
+
+
 def executed(action):
     """The action as PPO lets an environment take it."""
     return Action(action.continuous.clamp(-3, 3) / 3, action.discrete)
@@ -53,10 +68,10 @@ def executed(action):
 
 def transitions(seed, *rows, spec=SPEC):
     """Steps taken `[*N]` of random numbers, with ends of both kinds; about a quarter masked."""
-    obs = tuple(normal(seed + i, *rows, *shape) for i, shape in enumerate(spec.obs))
+    obs = observed(seed, rows, spec)
     return Transitions(
         obs=obs,
-        next_obs=tuple(normal(seed + 70 + i, *x.shape) for i, x in enumerate(obs)),
+        next_obs=observed(seed + 70, rows, spec),
         action=executed(action(seed + 10, rows, spec)),
         rewards=normal(seed + 80, *rows),
         terminated=normal(seed + 81, *rows) > 1.3,
@@ -69,7 +84,7 @@ def batch(seed, *rows, spec=SPEC):
     """Rows of random numbers; about a quarter of them masked."""
     width = spec.action.continuous + len(spec.action.branches)
     return PPOBatch(
-        obs=tuple(normal(seed + i, *rows, *shape) for i, shape in enumerate(spec.obs)),
+        obs=observed(seed, rows, spec),
         action=action(seed + 10, rows, spec),
         action_mask=torch.ones(*rows, spec.action.choices, dtype=torch.bool),
         log_prob=normal(seed + 20, *rows, width) * 0.1 - 1.0,
@@ -91,7 +106,7 @@ def sequences(seed, count, length, memory_size=6, spec=SPEC):
 def trajectory(seed, *rows, memory=(), mask=(), spec=SPEC):
     """What agents saw `[T, *B]`, with ends of both kinds in it."""
     return Trajectory(
-        obs=tuple(normal(seed + i, *rows, *shape) for i, shape in enumerate(spec.obs)),
+        obs=observed(seed, rows, spec),
         memory=memory,
         terminated=normal(seed + 81, *rows) > 1.3,
         truncated=normal(seed + 82, *rows) > 1.3,
@@ -104,7 +119,7 @@ def rollout(seed, *rows, spec=SPEC):
     flat = batch(seed, *rows, spec=spec)
     return Rollout(
         obs=flat.obs,
-        next_obs=tuple(normal(seed + 70 + i, *x.shape) for i, x in enumerate(flat.obs)),
+        next_obs=observed(seed + 70, rows, spec),
         action=flat.action,
         executed=executed(flat.action),
         action_mask=flat.action_mask,

@@ -11,6 +11,7 @@ from optinfra import networks, tree
 from optinfra.learners import PPOBatch, ppo
 from optinfra.schedules import BETA_FLOOR, EPSILON_FLOOR, LEARNING_RATE_FLOOR, linear_to_floor
 from optinfra.types import Action, ActionSpec, Memories, Spec
+from tests import golden_networks
 
 FOLDER = Path(__file__).parent / "golden"
 BODY = "network_body._body_endoder.seq_layers"
@@ -41,7 +42,8 @@ def load(name: str) -> Golden:
 
 def spec_of(meta: dict) -> Spec:
     shapes = tuple(tuple(obs["shape"]) for obs in meta["obs"])
-    return Spec(shapes, ActionSpec(meta["continuous"], tuple(meta["discrete"])))
+    goals = tuple(i for i, obs in enumerate(meta["obs"]) if obs["type"] == "GOAL_SIGNAL")
+    return Spec(shapes, ActionSpec(meta["continuous"], tuple(meta["discrete"])), goals)
 
 
 def ppo_learner(golden: Golden):
@@ -68,7 +70,12 @@ def ppo_learner(golden: Golden):
 def network_of(meta: dict) -> networks.ActorCritic | networks.RecurrentActorCritic:
     """The networks that the recorded settings describe."""
     build = networks.shared_actor_critic if meta["shared_critic"] else networks.actor_critic
-    sizes = {"hidden_units": meta["hidden_units"], "num_layers": meta["num_layers"]}
+    kinds = meta["network"]
+    sizes = {
+        "hidden_units": meta["hidden_units"],
+        "num_layers": meta["num_layers"],
+        "encoding": networks.Encoding(kinds["vis_encode_type"], kinds["goal_conditioning_type"]),
+    }
     if meta["recurrent"]:
         build, sizes = networks.recurrent_actor_critic, sizes | {"memory_size": meta["memory_size"]}
     return build(spec_of(meta), tuple(meta["streams"]), **sizes)
@@ -83,9 +90,8 @@ def ppo_weights(golden: Golden, moment: str) -> dict[str, torch.Tensor]:
     actor_head, critic_head = ("actor.", "critic.") if shared else ("actor.head.", "critic.head.")
     weights = {}
     for prefix, module in bodies.items():
-        for layer in range(meta["num_layers"]):
-            for part in ("weight", "bias"):
-                weights[f"{prefix}layers.{layer}.{part}"] = module[f"{BODY}.{2 * layer}.{part}"]
+        own = golden_networks.body_weights(meta, module)
+        weights |= {prefix + name: weight for name, weight in own.items()}
         if meta["recurrent"]:
             for part in ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0"):
                 name = f"{prefix.removesuffix('body.')}memory.{part}"

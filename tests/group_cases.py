@@ -28,7 +28,7 @@ def mates(seed, *rows, slots=SLOTS, spec=SPEC):
     """Mates of random numbers; about a third are absent."""
     rows = (*rows, slots)
     return Mates(
-        obs=tuple(normal(seed + i, *rows, *shape) for i, shape in enumerate(spec.obs)),
+        obs=examples.observed(seed, rows, spec),
         action=examples.action(seed + 10, rows, spec),
         present=normal(seed + 20, *rows) > -0.4,
     )
@@ -36,9 +36,8 @@ def mates(seed, *rows, slots=SLOTS, spec=SPEC):
 
 def with_absent(mates, number, choice):
     """The same mates, and in the place of absent ones what no formula survives."""
-    absent = ~mates.present[..., None]
-
     def spoil(x):
+        absent = ~mates.present.reshape(*mates.present.shape, *(1,) * (x.ndim - mates.present.ndim))
         return torch.where(absent, x.new_full((), number if x.is_floating_point() else choice), x)
 
     return mates._replace(
@@ -54,11 +53,11 @@ def batch(seed, *rows, slots=SLOTS, spec=SPEC):
     )
 
 
-def sequences(seed, count, length):
+def sequences(seed, count, length, spec=SPEC):
     """Sequences `[N, S]` with resets in them, and memories of policy, values and baselines."""
     memory = Memories(normal(seed + 90, count, M), normal(seed + 91, count, 2 * M))
     reset = normal(seed + 92, count, length) > 1.0
-    return batch(seed, count, length)._replace(memory=memory, reset=reset)
+    return batch(seed, count, length, spec=spec)._replace(memory=memory, reset=reset)
 
 
 def trajectory(seed, *rows, memory=(), mask=()):

@@ -372,7 +372,7 @@ def test_what_cannot_be_built_is_named():
     with pytest.raises(ValueError, match=r"`memory_size` must be a multiple of 2, got 5"):
         make(SPEC, memory_size=5)
     with pytest.raises(ValueError, match=r"`spec.obs\[0\]` must be the shape of a vector"):
-        make(Spec(((2, 2),), ActionSpec(1)))
+        make(Spec(((2, 2, 2, 2),), ActionSpec(1)))
 
 
 def refused():

@@ -11,6 +11,7 @@ from torch.func import functional_call, vmap
 from optinfra import networks, random, tree
 from optinfra.networks import initializers
 from optinfra.types import ActionSpec, Spec
+from tests.cases.networks import KINDS
 from tests.examples import SPEC, normal
 
 KEY = random.key(5)
@@ -181,7 +182,7 @@ def test_zero_layers_behave_as_one():
 
 def test_describing_a_network_draws_nothing_and_holds_nothing():
     before = torch.get_rng_state()
-    module = networks.VectorBody(3, 4, 2)
+    module = networks.body(KINDS, 4, 2, encoding=networks.Encoding("match3"))
     assert torch.equal(before, torch.get_rng_state())
     assert all(p.is_meta for p in module.parameters())
 
@@ -202,9 +203,54 @@ def test_a_module_without_initializers_is_refused_by_name():
         networks.draw(module)
 
 
-def test_observations_that_are_no_vectors_are_refused_by_name():
-    with pytest.raises(ValueError, match=r"`spec\.obs\[1\]` must be the shape of a vector"):
-        networks.actor_critic(Spec(((3,), (3, 84, 84)), ActionSpec(1)))
+@pytest.mark.parametrize("shape", [(), (2, 3, 4, 5), (0,), (3, 0)])
+def test_observations_of_no_kind_are_refused_by_name(shape):
+    with pytest.raises(ValueError, match=r"`spec\.obs\[1\]` must be the shape of a vector \[D\]"):
+        networks.actor_critic(Spec(((3,), shape), ActionSpec(1)))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"goals": (2,)}, r"`spec\.goals` must be indices of vector or image .*, got 2"),
+        ({"goals": (1,)}, r"`spec\.goals` must be indices of vector or image .*, got 1"),
+        (
+            {"goals": (-1,)},
+            r"`spec\.goals` must be indices of vector or image .*, got -1",
+        ),
+        ({"bytes": (0,)}, r"`spec\.bytes` must be indices of image observations, got 0"),
+        ({"obs": ()}, r"`spec\.obs` must have an observation, got none"),
+    ],
+)
+def test_what_a_spec_says_of_observations_is_checked(options, message):
+    spec = Spec(((3,), (4, 2)), ActionSpec(1))._replace(**options)
+    with pytest.raises(ValueError, match=message):
+        networks.actor_critic(spec)
+
+
+@pytest.mark.parametrize(
+    ("image", "least"),
+    [("simple", 20), ("nature_cnn", 36), ("match3", 5), ("fully_connected", 1), ("resnet", 15)],
+)
+def test_images_smaller_than_mlagents_asks_for_are_refused(image, least):
+    encoding = networks.Encoding(image)
+    networks.actor_critic(Spec(((1, least, least),), ActionSpec(1)), encoding=encoding)
+    for sides in ((least - 1, least), (least, least - 1)):
+        message = (
+            f"sides of {least} pixels or more for the encoder '{image}'"
+            if least > 1
+            else r"must be the shape of a vector"
+        )
+        with pytest.raises(ValueError, match=message):
+            networks.actor_critic(Spec(((1, *sides),), ActionSpec(1)), encoding=encoding)
+
+
+def test_unknown_names_of_an_encoding_are_refused():
+    spec = Spec(((3,),), ActionSpec(1))
+    with pytest.raises(ValueError, match=r"`image` must be one of \[.*'simple'\], got 'cnn'"):
+        networks.actor_critic(spec, encoding=networks.Encoding("cnn"))
+    with pytest.raises(ValueError, match=r"`goal_conditioning` must be one of .*, got 'film'"):
+        networks.actor_critic(spec, encoding=networks.Encoding(goal_conditioning="film"))
 
 
 def test_name_hash_is_stable_across_processes():

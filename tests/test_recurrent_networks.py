@@ -213,4 +213,4 @@ def test_what_cannot_be_built_is_named(build):
         with pytest.raises(ValueError, match=message):
             make(SPEC, cell=cell, memory_size=size)
     with pytest.raises(ValueError, match=r"`spec.obs\[0\]` must be the shape of a vector"):
-        make(Spec(((2, 2),), ActionSpec(1)))
+        make(Spec(((2, 2, 2, 2),), ActionSpec(1)))

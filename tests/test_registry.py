@@ -69,7 +69,27 @@ EXEMPT = {
     "train.collect.remembers_nothing": STATIC,
     "networks.name_hash": NO_TENSORS,
     "networks.part": PART,
-    "networks.vector_body": PART,
+    "networks.body": PART,
+    **{
+        f"networks.{name}": "describes an encoder, which cases of actor_critic run"
+        for name in ("simple", "nature_cnn", "match3", "fully_connected", "resnet")
+    },
+    "networks.require_observations": NO_TENSORS,
+    "networks.pretrained": NO_TENSORS,
+    **{
+        f"networks.separate_soft.{field}": "composed into soft_actor_critic, whose cases run it"
+        for field in (
+            "init", "memories", "policy", "values", "policy_and_memories", "values_and_memories",
+            "action_values", "action_values_and_memories",
+        )
+    },
+    **{
+        f"networks.separate_group.{field}": "composed into group_actor_critic, whose cases run it"
+        for field in (
+            "init", "memories", "policy", "values", "baselines", "values_and_memories",
+            "baselines_and_memories", "values_and_baselines",
+        )
+    },
     "envs.make": SHELL,
     "train.collect.every_choice": STATIC,
     "train.collect.in_sequence": "takes a function; the cases of both collectors run what it makes",

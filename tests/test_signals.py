@@ -498,8 +498,8 @@ def test_signal_refuses_a_batch_of_the_wrong_form_by_name(what, function):
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_signal_refuses_an_observation_that_is_no_vector(name):
-    spec = SPEC._replace(obs=((3,), (2, 2)))
+def test_signal_refuses_an_observation_of_no_kind(name):
+    spec = SPEC._replace(obs=((3,), (2, 2, 2, 2)))
     build = {"curiosity": curiosity, "rnd": rnd}.get(name, lambda s: gail(s, signal_cases.expert()))
     with pytest.raises(ValueError, match=r"`spec\.obs\[1\]` must be the shape of a vector"):
         build(spec)

@@ -16,7 +16,7 @@ from optinfra.values import Critic, Values
 class Acting(NamedTuple):
     """What is static about how one learner acts.
 
-    Its `params` have the fields `weights` and `moments`, one per observation or none.
+    Its `params` have the fields `weights` and `moments`, one per vector observed or none.
     """
 
     spec: Spec
@@ -72,7 +72,7 @@ def executed_log_prob(
 def observe(acting: Acting, state: Any, obs: Obs, mask: Tensor) -> Any:
     """Let the normaliser of a learner's state take observations in."""
     check_obs(acting.spec, obs)
-    running = tuple(moments.update(m, x, mask) for m, x in zip(state.params.moments, obs))
+    running = moments.update_vectors(state.params.moments, obs, mask)
     return state._replace(params=state.params._replace(moments=running))
 
 
@@ -81,7 +81,7 @@ def normalized(acting: Acting, params: Any, obs: Obs) -> Obs:
     check_obs(acting.spec, obs)
     if not acting.normalize:
         return obs
-    return tuple(moments.normalize(m, x) for m, x in zip(params.moments, obs))
+    return moments.normalize_vectors(params.moments, obs)
 
 
 def critic(

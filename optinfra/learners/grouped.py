@@ -12,11 +12,11 @@ from optinfra.learners.acting import Acting, normalized
 from optinfra.networks import GroupActorCritic
 from optinfra.types import (
     Action,
-    ActionSpec,
     Mates,
     Obs,
     PyTree,
     RolloutValues,
+    Spec,
     Trajectory,
     TrajectoryValues,
 )
@@ -92,18 +92,19 @@ def group_rollout_values(
     return run
 
 
-def alone(obs: Obs, action: ActionSpec) -> Mates:
+def alone(obs: Obs, spec: Spec) -> Mates:
     """Make the mates of agents that have none."""
-    rows = obs[0].shape[:-1]
+    first, action = obs[0], spec.action
+    rows = first.shape[: first.ndim - len(spec.obs[0])]
 
-    def nothing(width: int, like: Tensor) -> Tensor:
-        return like.new_zeros(*rows, 0, width)
+    def nothing(*width: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.zeros(*rows, 0, *width, dtype=dtype, device=first.device)
 
-    choices = torch.zeros(*rows, 0, len(action.branches), dtype=torch.int64, device=obs[0].device)
+    choices = nothing(len(action.branches), dtype=torch.int64)
     return Mates(
-        obs=tuple(nothing(x.shape[-1], x) for x in obs),
-        action=Action(nothing(action.continuous, obs[0]), choices),
-        present=torch.zeros(*rows, 0, dtype=torch.bool, device=obs[0].device),
+        obs=tuple(nothing(*shape, dtype=x.dtype) for x, shape in zip(obs, spec.obs)),
+        action=Action(nothing(action.continuous), choices),
+        present=nothing(dtype=torch.bool),
     )
 
 
@@ -111,8 +112,7 @@ def normalized_mates(acting: Acting, params: Any, mates: Mates) -> Mates:
     """Pass what the mates see through the normaliser, if there is one."""
     if not acting.normalize:
         return mates
-    seen = tuple(moments.normalize(m, x) for m, x in zip(params.moments, mates.obs))
-    return mates._replace(obs=seen)
+    return mates._replace(obs=moments.normalize_vectors(params.moments, mates.obs))
 
 
 def largest_of(largest: Tensor, *groups: Mates) -> Tensor:

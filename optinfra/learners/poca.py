@@ -48,7 +48,7 @@ from optinfra.learners.proximal import (
     scheduled,
 )
 from optinfra.losses import clipped_surrogate_per_dimension, trust_region_value_loss
-from optinfra.moments import Moments
+from optinfra.moments import Running
 from optinfra.networks import GroupActorCritic
 from optinfra.transforms import raveled, scale_by_adam, skip_nonfinite
 from optinfra.types import (
@@ -71,7 +71,7 @@ class POCAParams(NamedTuple):
     """All that acting and valuing read."""
 
     weights: Params
-    moments: tuple[Moments, ...]  # one per observation; () without a normaliser
+    moments: Running  # one per vector observed; () without a normaliser
     largest: Tensor  # [] float32 ≥ 1, agents of the largest group that was learnt from
 
 
@@ -188,7 +188,7 @@ class _Rule(NamedTuple):
 def _init(rule: _Rule, key: Key) -> POCAState:
     key, key_weights = random.split(key).unbind()
     weights = rule.network.init(key_weights)
-    running = tuple(moments.init(shape, device=key.device) for shape in rule.acting.spec.obs)
+    running = moments.init_vectors(rule.acting.spec.obs, key.device)
     largest = torch.ones((), dtype=torch.float32, device=key.device)
     return POCAState(
         params=POCAParams(weights, running if rule.acting.normalize else (), largest),
@@ -207,7 +207,7 @@ def _values(
     reset: Tensor | None = None,
     mates: Mates | None = None,
 ) -> dict[str, Tensor]:
-    mates = alone(obs, rule.acting.spec.action) if mates is None else mates
+    mates = alone(obs, rule.acting.spec) if mates is None else mates
     largest = largest_of(params.largest, mates)
     memory = memory.chunk(2, -1)[0] if isinstance(memory, Tensor) else memory
     obs, mates = _seen(rule, params, obs, mates)

@@ -48,7 +48,7 @@ from optinfra.losses import (
     clipped_surrogate_per_dimension,
     trust_region_value_loss,
 )
-from optinfra.moments import Moments
+from optinfra.moments import Running
 from optinfra.networks import ActorCritic, RecurrentActorCritic, without_memory
 from optinfra.transforms import raveled, scale_by_adam, skip_nonfinite
 from optinfra.types import (
@@ -70,7 +70,7 @@ class PPOParams(NamedTuple):
     """All that acting and valuing read."""
 
     weights: Params
-    moments: tuple[Moments, ...]  # one per observation; () without a normaliser
+    moments: Running  # one per vector observed; () without a normaliser
 
 
 class PPOState(NamedTuple):
@@ -184,7 +184,7 @@ class _Rule(NamedTuple):
 def _init(rule: _Rule, key: Key) -> PPOState:
     key, key_weights = random.split(key).unbind()
     weights = rule.network.init(key_weights)
-    running = tuple(moments.init(shape, device=key.device) for shape in rule.acting.spec.obs)
+    running = moments.init_vectors(rule.acting.spec.obs, key.device)
     return PPOState(
         params=PPOParams(weights, running if rule.acting.normalize else ()),
         opt=rule.transform.init(weights),

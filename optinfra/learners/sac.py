@@ -37,7 +37,7 @@ from optinfra.learners.soft import (
     time_first,
 )
 from optinfra.learners.soft_targets import Draws
-from optinfra.moments import Moments
+from optinfra.moments import Running
 from optinfra.networks import SoftActorCritic
 from optinfra.schedules import constant
 from optinfra.transforms import global_norm, raveled, scale_by_adam, skip_nonfinite
@@ -61,7 +61,7 @@ class SACParams(NamedTuple):
     """All that acting and valuing read."""
 
     weights: Params  # of all networks
-    moments: tuple[Moments, ...]  # one per observation; () without a normaliser
+    moments: Running  # one per vector observed; () without a normaliser
 
 
 class SACHyper(NamedTuple):
@@ -248,7 +248,7 @@ def _init(rule: _Rule, key: Key) -> SACState:
     )
     hyper = tree.map(lambda x: x.to(key.device), hyper)
     log_coefs = tree.map(lambda x: torch.full_like(x, math.log(coef)), hyper.target_entropy)
-    running = tuple(moments.init(shape, device=key.device) for shape in rule.acting.spec.obs)
+    running = moments.init_vectors(rule.acting.spec.obs, key.device)
     return SACState(
         params=SACParams(weights, running if rule.acting.normalize else ()),
         target=_averaged(rule.network, weights),

@@ -8,14 +8,9 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from optinfra.distributions import PolicyOutputs
+from optinfra.networks.bodies import ENCODING, Encoding, body
 from optinfra.networks.initializers import Initializer, draw, orthogonal
-from optinfra.networks.modules import (
-    KAIMING_NORMAL,
-    PolicyHead,
-    ValueHeads,
-    VectorBody,
-    swish,
-)
+from optinfra.networks.modules import KAIMING_NORMAL, PolicyHead, ValueHeads, swish
 from optinfra.networks.parts import part
 from optinfra.types import Key, Obs, Params, Spec
 
@@ -102,23 +97,27 @@ def actor_critic(
     num_layers: int = 2,
     activation: Callable[[Tensor], Tensor] = swish,
     initialization: Initialization | None = None,
+    encoding: Encoding = ENCODING,
 ) -> ActorCritic:
-    """Build ML-Agents' actor and critic for vector observations, with a body each.
+    """Build ML-Agents' actor and critic, with a body each.
 
     Args:
-      spec: sizes; every observation has one axis.
+      spec: what is seen and done.
       streams: names of the reward streams.
       hidden_units: h ≥ 1, width of the bodies' layers.
       num_layers: layers of each body.
       activation: after every layer of the bodies.
       initialization: ML-Agents' unless given.
+      encoding: how images and goals are read, and the user's own modules.
 
     Raises:
-      ValueError: an observation is no vector.
+      ValueError: an observation is of no known kind or an image too small for its encoder, or
+        `encoding` names nothing known.
     """
     actor, critic = heads(spec, streams, hidden_units, initialization)
-    body = partial(vector_body, spec, hidden_units, num_layers, activation, initialization)
-    return separate(_Chain(body=body(), head=actor), _Chain(body=body(), head=critic))
+    weight = body_weight(initialization)
+    encoder = partial(body, spec, hidden_units, num_layers, activation, weight, encoding)
+    return separate(_Chain(body=encoder(), head=actor), _Chain(body=encoder(), head=critic))
 
 
 def shared_actor_critic(
@@ -129,27 +128,18 @@ def shared_actor_critic(
     num_layers: int = 2,
     activation: Callable[[Tensor], Tensor] = swish,
     initialization: Initialization | None = None,
+    encoding: Encoding = ENCODING,
 ) -> ActorCritic:
     """Build `actor_critic` with one body for both: ML-Agents' `shared_critic`."""
     actor, critic = heads(spec, streams, hidden_units, initialization)
-    body = vector_body(spec, hidden_units, num_layers, activation, initialization)
-    return shared(body, actor, critic)
+    weight = body_weight(initialization)
+    encoder = body(spec, hidden_units, num_layers, activation, weight, encoding)
+    return shared(encoder, actor, critic)
 
 
-def vector_body(
-    spec: Spec,
-    hidden_units: int,
-    num_layers: int,
-    activation: Callable[[Tensor], Tensor],
-    initialization: Initialization | None,
-) -> nn.Module:
-    """Build a body for vector observations."""
-    for i, shape in enumerate(spec.obs):
-        if len(shape) != 1:
-            raise ValueError(f"`spec.obs[{i}]` must be the shape of a vector, got {shape}.")
-    inputs = sum(size for (size,) in spec.obs)
-    weight = initialization.body if initialization else KAIMING_NORMAL
-    return VectorBody(inputs, hidden_units, num_layers, activation, weight)
+def body_weight(initialization: Initialization | None) -> Initializer:
+    """Tell how a body's layers are drawn: as ML-Agents does unless told."""
+    return initialization.body if initialization else KAIMING_NORMAL
 
 
 def heads(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm
+from torch.nn.functional import layer_norm, linear
 
 from optinfra import random, tree
 from optinfra.check import require_dtype, require_shape, require_trailing
@@ -80,23 +80,29 @@ def _mean_of_few(weights: Tensor, v: Tensor) -> Tensor:
 
 
 class EntityEmbedding(nn.Module):
-    """Embed entities one by one: y = activation(x·Wᵀ + b).
+    """Embed entities one by one: y = activation([c, x]·Wᵀ + b).
 
     Args:
-      inputs: D, width of an entity.
+      inputs: D, width of an entity x.
       width: E of the embedding.
       activation: ML-Agents' swish unless given.
+      common: F, width of what all entities of a set have in common, c; 0 for nothing.
     """
 
     def __init__(
-        self, inputs: int, width: int, activation: Callable[[Tensor], Tensor] = swish
+        self,
+        inputs: int,
+        width: int,
+        activation: Callable[[Tensor], Tensor] = swish,
+        common: int = 0,
     ) -> None:
         super().__init__()
-        self.layer = Linear(inputs, width, fixup_normal(width))
+        self.layer = Linear(common + inputs, width, fixup_normal(width))
         self.activation = activation
+        self.sizes = (common, inputs)
 
-    def forward(self, entities: Tensor, present: Tensor) -> Tensor:
-        """Map entities `[*B, N, D]` to `[*B, N, E]`.
+    def forward(self, entities: Tensor, present: Tensor, common: Tensor | None = None) -> Tensor:
+        """Map entities `[*B, N, D]`, and what they have in common `[*B, F]`, to `[*B, N, E]`.
 
         What an absent one holds, be it NaN, changes nothing: it is blank before it is read.
 
@@ -104,9 +110,14 @@ class EntityEmbedding(nn.Module):
           ValueError: a shape disagrees.
           TypeError: `present` `[*B, N]` is not bool.
         """
-        require_trailing("entities", entities, self.layer.weight.shape[1:])
+        require_trailing("entities", entities, self.sizes[1:])
         _require_present(entities, present)
-        return self.activation(self.layer(torch.where(present[..., None], entities, 0.0)))
+        x = torch.where(present[..., None], entities, 0.0)
+        if common is None:
+            return self.activation(self.layer(x))
+        of_all, own = self.layer.weight.split(self.sizes, 1)
+        y = linear(x, own, self.layer.bias) + linear(common, of_all)[..., None, :]
+        return self.activation(y)
 
 
 class Projected(NamedTuple):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from optinfra.check import require_dtype, require_shape
 from optinfra.distributions import PolicyOutputs
-from optinfra.networks.actor_critic import Values, heads, vector_body
+from optinfra.networks.actor_critic import Values, heads
 from optinfra.networks.attention import (
     HEADS,
     EntityEmbedding,
@@ -21,11 +21,13 @@ from optinfra.networks.attention import (
     ResidualSelfAttention,
     stretch,
 )
+from optinfra.networks.bodies import ENCODING, Body, Encoding, body
 from optinfra.networks.initializers import draw, kaiming_normal
-from optinfra.networks.modules import ValueHeads, VectorBody, swish
+from optinfra.networks.modules import KAIMING_NORMAL, ValueHeads, swish
+from optinfra.networks.observations import ObservationEncoder
 from optinfra.networks.parts import part
 from optinfra.networks.recurrent import Recurrent, Remembering, recurrent_layer
-from optinfra.types import Action, Key, Mates, Memories, Obs, Params, PyTree, Spec
+from optinfra.types import Action, ActionSpec, Key, Mates, Memories, Obs, Params, PyTree, Spec
 
 BODY_VARIANCE = 0.125  # of ML-Agents' body behind attention, over fan_in and width
 AGENT_COUNT = 1  # what is known of a group's size is one number beside the encoding
@@ -76,16 +78,17 @@ def group_actor_critic(
     hidden_units: int = 128,
     num_layers: int = 2,
     activation: Callable[[Tensor], Tensor] = swish,
+    encoding: Encoding = ENCODING,
 ) -> GroupActorCritic:
-    """Build ML-Agents' actor and critic of POCA for vector observations.
+    """Build ML-Agents' actor and critic of POCA.
 
-    The actor is `actor_critic`'s. The critic embeds each agent as an entity, by its observations
-    or by them and its action, relates the entities by self-attention, pools those present, and
-    passes the result through a body and, with a memory, a layer that remembers. Values and
-    baselines share all parameters and remember apart.
+    The actor is `actor_critic`'s. The critic encodes what each agent sees, all by one encoder,
+    embeds each agent as an entity, by that or by that and its action, relates the entities by
+    self-attention, pools those present, and passes the result through a body and, with a memory,
+    a layer that remembers. Values and baselines share all parameters and remember apart.
 
     Args:
-      spec: sizes; every observation has one axis.
+      spec: what is seen and done.
       streams: names of the reward streams.
       memory_size: M, numbers that each of actor, value and baseline remembers; for an LSTM even.
         None: nothing.
@@ -93,12 +96,15 @@ def group_actor_critic(
       hidden_units: h, a multiple of 4, width of the bodies' layers and of the embeddings.
       num_layers: layers of each body.
       activation: after every layer of the bodies and after the embeddings.
+      encoding: how images and goals are read, and the user's own modules. A body of one's own is
+        the actor's; to the critic goals are observations as others are, as in ML-Agents.
 
     Returns:
       A `GroupActorCritic` whose parameters are named `actor.…` and `critic.…`.
 
     Raises:
-      ValueError: an observation is no vector, a number is out of range, or `cell` is unknown.
+      ValueError: an observation is of no known kind or an image too small for its encoder, a
+        number is out of range, or `cell` or `encoding` names nothing known.
 
     Differs: from ML-Agents, where n_max is kept in the network and raised by whatever is
     evaluated, and where absent mates are told by NaN.
@@ -106,31 +112,47 @@ def group_actor_critic(
     """
     if hidden_units < HEADS or hidden_units % HEADS:
         raise ValueError(f"`hidden_units` must be a multiple of {HEADS}, got {hidden_units}.")
-    encoding, layer = hidden_units, None
+    width, layer = hidden_units, None
     if memory_size is not None:
-        encoding, layer = recurrent_layer(cell, memory_size)
-    body = vector_body(spec, hidden_units, num_layers, activation, None)
-    head, _ = heads(spec, streams, encoding, None)
-    actor: nn.Module = nn.Sequential(OrderedDict(body=body, head=head))
+        width, layer = recurrent_layer(cell, memory_size)
+    sizes = (hidden_units, num_layers, activation)
+    own = body(spec, *sizes, KAIMING_NORMAL, encoding)
+    head, _ = heads(spec, streams, width, None)
+    actor: nn.Module = nn.Sequential(OrderedDict(body=own, head=head))
     if layer is not None:
-        actor = Remembering(body, layer(hidden_units, encoding), head)
-    seen = sum(size for (size,) in spec.obs)
+        actor = Remembering(own, layer(hidden_units, width), head)
+    encoder = ObservationEncoder(spec, hidden_units, encoding.image, encoding.encoder)
+    related = ObservationEncoder(spec._replace(obs=((hidden_units,),), goals=(), bytes=()), 0)
     done = spec.action.continuous + spec.action.choices
     gain = math.sqrt(BODY_VARIANCE / hidden_units)
     weight = kaiming_normal(gain)
     critic = GroupCritic(
-        spec,
-        observed=EntityEmbedding(seen, hidden_units, activation),
-        acted=EntityEmbedding(seen + done, hidden_units, activation),
+        encoder,
+        observed=EntityEmbedding(encoder.width, hidden_units, activation),
+        acted=EntityEmbedding(encoder.width + done, hidden_units, activation),
         attention=ResidualSelfAttention(hidden_units, HEADS),
-        body=VectorBody(hidden_units, hidden_units, num_layers, activation, weight),
-        memory=None if layer is None else layer(hidden_units, encoding),
-        head=ValueHeads(encoding + AGENT_COUNT, streams),
+        body=Body(related, *sizes, weight),
+        memory=None if layer is None else layer(hidden_units, width),
+        head=ValueHeads(width + AGENT_COUNT, streams),
     )
-    return _group(nn.ModuleDict({"actor": actor, "critic": critic}), memory_size)
+    return separate_group(actor, critic, memory_size=memory_size)
 
 
-def _group(parts: nn.ModuleDict, memory_size: int | None) -> GroupActorCritic:
+def separate_group(
+    actor: nn.Module, critic: nn.Module, *, memory_size: int | None = None
+) -> GroupActorCritic:
+    """Give the policy of an agent and the values of its group networks of the user's own.
+
+    Args:
+      actor: `(obs) -> PolicyOutputs`, or with a memory `(obs, memory, reset) -> (outputs, memory)`
+        in sequences `[S, *B, …]`.
+      critic: called as `GroupCritic` is.
+      memory_size: M of each of actor, value and baseline; None without.
+
+    Returns:
+      A `GroupActorCritic` whose parameters are named `actor.…` and `critic.…`.
+    """
+    parts = nn.ModuleDict({"actor": actor, "critic": critic})
     act, judge = part(parts, "actor"), part(parts, "critic")
 
     def memories(rows: Sequence[int], device: torch.device | None = None) -> Memories:
@@ -190,7 +212,7 @@ class GroupCritic(nn.Module):
     """Values of groups and baselines of their agents, with the same parameters.
 
     Args:
-      spec: sizes; every observation has one axis.
+      encoder: reads what an agent sees.
       observed: embeds agents of whom the observations are known.
       acted: embeds agents of whom the action is known as well.
       attention: relates and pools the embedded agents.
@@ -201,17 +223,17 @@ class GroupCritic(nn.Module):
 
     def __init__(
         self,
-        spec: Spec,
+        encoder: ObservationEncoder,
         *,
         observed: EntityEmbedding,
         acted: EntityEmbedding,
         attention: ResidualSelfAttention,
-        body: VectorBody,
+        body: Body,
         memory: Recurrent | None,
         head: ValueHeads,
     ) -> None:
         super().__init__()
-        self.spec = spec
+        self.encoder = encoder
         self.observed, self.acted = observed, acted
         self.attention, self.body, self.memory, self.head = attention, body, memory, head
 
@@ -244,7 +266,7 @@ class GroupCritic(nn.Module):
           ValueError: a shape disagrees.
           TypeError: `mates.present` or `reset` is not bool.
         """
-        _check(self.spec, obs, mates, largest)
+        _check(self.encoder.spec, obs, mates, largest)
         entities, present = self.entities(wanted, obs, mates)
         size = mates.present.shape[-1] + 1
         starts = {BASELINES: 0, VALUES: present.shape[-1] - size}
@@ -269,13 +291,14 @@ class GroupCritic(nn.Module):
         Where both are wanted, the mates stand once before the agent itself, with their actions,
         and once behind it, without. Hence a baseline is of the first 1 + G, a value of the last.
         """
-        own, seen = torch.cat(obs, -1)[..., None, :], torch.cat(mates.obs, -1)
         others = mates.present
+        own, seen = self.encoder(_of_all(obs, mates)).together.split([1, others.shape[-1]], -2)
         itself = others.new_ones(*others.shape[:-1], 1)
         embedded, present = [], []
         if BASELINES in wanted:
-            _check_action(self.spec, mates.action, others)
-            done = _flat(mates.action, self.spec.action.branches, seen.dtype)
+            action = self.encoder.spec.action
+            _check_action(action, mates.action, others)
+            done = _flat(mates.action, action.branches, seen.dtype)
             known = torch.cat([seen, done], -1)
             embedded, present = [self.acted(known, others)], [others]
         if VALUES in wanted:
@@ -298,6 +321,16 @@ def _remembered(
     return encoding, memory.flatten(-2)
 
 
+def _of_all(obs: Obs, mates: Mates) -> Obs:
+    """Line up what agents and their mates see, `[*B, 1 + G, …]`; blank where one is absent."""
+    rows = mates.present.ndim - 1
+    lined_up = []
+    for own, seen in zip(obs, mates.obs):
+        there = mates.present.reshape(*mates.present.shape, *(1,) * (own.ndim - rows))
+        lined_up.append(torch.cat([own.unsqueeze(rows), torch.where(there, seen, 0)], rows))
+    return tuple(lined_up)
+
+
 def _flat(action: Action, branches: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Lay actions out as numbers `[*B, A + N]`: continuous ones, then choices as one of so many."""
     chosen = [
@@ -313,7 +346,7 @@ def _check(spec: Spec, obs: Obs, mates: Mates, largest: Tensor) -> None:
     for name, given in (("obs", obs), ("mates.obs", mates.obs)):
         if len(given) != len(spec.obs):
             raise ValueError(f"`{name}` must have {len(spec.obs)} observations, got {len(given)}.")
-    rows = obs[0].shape[:-1]
+    rows = obs[0].shape[: obs[0].ndim - len(spec.obs[0])]
     size = mates.present.shape[-1] if mates.present.ndim > len(rows) else 0
     slots = (*rows, size)
     require_shape("mates.present", mates.present, slots, "*B, G")
@@ -322,8 +355,8 @@ def _check(spec: Spec, obs: Obs, mates: Mates, largest: Tensor) -> None:
         require_shape(f"mates.obs[{i}]", mates.obs[i], (*slots, *shape), "*B, G, D")
 
 
-def _check_action(spec: Spec, action: Action, present: Tensor) -> None:
-    continuous, discrete = spec.action.continuous, len(spec.action.branches)
+def _check_action(sizes: ActionSpec, action: Action, present: Tensor) -> None:
+    continuous, discrete = sizes.continuous, len(sizes.branches)
     slots = present.shape
     require_shape("mates.action.continuous", action.continuous, (*slots, continuous), "*B, G, A")
     require_shape("mates.action.discrete", action.discrete, (*slots, discrete), "*B, G, K")

@@ -3,7 +3,7 @@
 import math
 import zlib
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,9 @@ from optinfra import random
 from optinfra.types import Key, Params
 
 Initializer: TypeAlias = Callable[[Key, tuple[int, ...]], Tensor]  # (key, shape) -> parameter
+
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def constant(value: float) -> Initializer:
@@ -53,20 +56,23 @@ def orthogonal(gain: float = 1.0) -> Initializer:
 def lecun_uniform() -> Initializer:
     """Draw from U(±1/√fan_in), what `torch.nn.Linear` does; shape `[fan_out, fan_in]`."""
 
-    def initializer(key: Key, shape: tuple[int, ...]) -> Tensor:
-        bound = 1 / math.sqrt(shape[1])
-        return random.uniform(key, shape, minval=-bound, maxval=bound)
+    return lambda key, shape: uniform_by_inputs(shape[1])(key, shape)
 
-    return initializer
+
+def uniform_by_inputs(inputs: int) -> Initializer:
+    """Draw from U(±1/√inputs), whatever the shape: weights and biases of torch's convolutions."""
+    bound = 1 / math.sqrt(inputs)
+    return lambda key, shape: random.uniform(key, shape, minval=-bound, maxval=bound)
 
 
 def draw(module: nn.Module) -> Callable[[Key], Params]:
     """Describe how every parameter of `module` is drawn.
 
     A module says so by an attribute `initializers`, a dict from the names of its own
-    parameters to `Initializer`s; `torch.nn.Linear` is known without one (uniform weights,
-    zero bias). Each parameter draws with the key folded with its full name, so that adding
-    a layer changes no other layer's draw.
+    parameters to `Initializer`s. Of torch's layers, linear ones (uniform weights, zero bias),
+    convolutions, embeddings, attention and normalisations of a row are known without one. Each
+    parameter draws with the key folded with its full name, so that adding a layer changes no
+    other layer's draw.
 
     Args:
       module: may live on the meta device; its own values are never read.
@@ -75,10 +81,12 @@ def draw(module: nn.Module) -> Callable[[Key], Params]:
       `(key [2]) -> {name: parameter}`, pure; vmap it over keys for an ensemble.
 
     Raises:
-      TypeError: a module has parameters and no initializers; the message names it.
+      TypeError: a module has parameters and no initializers, or is no pure function, as batch
+        normalisation and dropout are none; the message names it.
     """
     plan = []
     for path, owner in module.named_modules():
+        _require_pure(path, owner)
         initializers = _initializers_of(owner)
         for name, parameter in owner.named_parameters(recurse=False):
             full = f"{path}.{name}" if path else name
@@ -103,7 +111,62 @@ def name_hash(name: str) -> int:
     return zlib.crc32(name.encode())
 
 
+def pretrained(module: Module) -> Module:
+    """Let a module begin with the weights that it holds, whatever the key.
+
+    Args:
+      module: of the user's own; not on the meta device. It is given the attribute
+        `initializers` throughout.
+
+    Returns:
+      The same module.
+
+    Raises:
+      ValueError: a parameter is on the meta device and holds nothing.
+    """
+    for path, owner in module.named_modules():
+        held = dict(owner.named_parameters(recurse=False))
+        for name, parameter in held.items():
+            if parameter.is_meta:
+                full = f"{path}.{name}" if path else name
+                raise ValueError(f"`{full}` must hold values, got a parameter on the meta device.")
+        owner.__dict__["initializers"] = {name: given(x.detach()) for name, x in held.items()}
+    return module
+
+
+def given(value: Tensor) -> Initializer:
+    """Begin with these values, whatever the key and the shape."""
+    return lambda key, shape: value.to(key.device, copy=True)
+
+
 def _initializers_of(module: nn.Module) -> dict[str, Initializer]:
+    if hasattr(module, "initializers"):
+        own: dict[str, Initializer] = module.initializers  # type: ignore[assignment]
+        return own
     if isinstance(module, nn.Linear):
         return {"weight": lecun_uniform(), "bias": constant(0.0)}
-    return getattr(module, "initializers", {})
+    if isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d):
+        of_torch = uniform_by_inputs(math.prod(module.weight.shape[1:]))
+        return {"weight": of_torch, "bias": of_torch}
+    if isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm):
+        return {"weight": constant(1.0), "bias": constant(0.0)}
+    if isinstance(module, nn.Embedding):
+        return {"weight": random.normal}
+    if isinstance(module, nn.MultiheadAttention):
+        projections = ("in_proj", "q_proj", "k_proj", "v_proj")
+        weights = {f"{name}_weight": xavier_uniform() for name in projections}
+        return {**weights, "in_proj_bias": constant(0.0)}
+    return {}
+
+
+def _require_pure(path: str, module: nn.Module) -> None:
+    """Raise TypeError where a module writes into itself or draws from a global generator."""
+    normed, dropped = nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd
+    if isinstance(module, normed) and module.track_running_stats:
+        why = "keeps running statistics", "Take one that normalises single rows, as LayerNorm does."
+    elif isinstance(module, dropped) and module.p > 0 and module.training:
+        why = "draws from the global generator", "Leave it out, or call `eval()` on it."
+    else:
+        return
+    kind, (does, advice) = type(module).__name__, why
+    raise TypeError(f"`{path}` must be a pure function, got {kind}, which {does}. {advice}")

@@ -1,7 +1,6 @@
-"""Modules for vector observations, on the meta device: they describe and hold nothing."""
+"""Layers and heads, on the meta device: they describe and hold nothing."""
 
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +13,7 @@ from optinfra.networks.initializers import (
     kaiming_normal,
     xavier_uniform,
 )
-from optinfra.types import ActionSpec, Obs
+from optinfra.types import ActionSpec
 
 swish = silu
 relu = torch.relu
@@ -37,38 +36,6 @@ class Linear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map `[*B, in]` to `[*B, out]`."""
         return linear(x, self.weight, self.bias)
-
-
-class VectorBody(nn.Module):
-    """Concatenate vector observations and pass them through fully connected layers.
-
-    Args:
-      inputs: Σ sizes of the observations.
-      hidden_units: h, width of every layer.
-      num_layers: number of layers; 0 behaves as 1.
-      activation: after every layer.
-      weight: initializer of every layer.
-    """
-
-    def __init__(
-        self,
-        inputs: int,
-        hidden_units: int,
-        num_layers: int,
-        activation: Callable[[Tensor], Tensor] = swish,
-        weight: Initializer = KAIMING_NORMAL,
-    ) -> None:
-        super().__init__()
-        widths = [inputs] + [hidden_units] * max(num_layers, 1)
-        self.layers = nn.ModuleList(Linear(a, b, weight) for a, b in pairwise(widths))
-        self.activation = activation
-
-    def forward(self, obs: Obs) -> Tensor:
-        """Map observations `[*B, D_i]` to an encoding `[*B, h]`."""
-        x = torch.cat(obs, -1) if len(obs) > 1 else obs[0]
-        for layer in self.layers:
-            x = self.activation(layer(x))
-        return x
 
 
 class PolicyHead(nn.Module):

@@ -18,13 +18,17 @@ def part(parts: nn.ModuleDict, name: str) -> Callable[..., Any]:
 
     Returns:
       A pure function of what the part's `forward` takes; it reads the parameters that begin
-      with `<name>.` only.
+      with `<name>.` only. Buffers are constants, and go where the parameters are.
     """
     module, prefix = parts[name], f"{name}."
     names = [(own, prefix + own) for own, _ in module.named_parameters()]
+    constants = dict(module.named_buffers())
 
     def call(params: Params, *inputs: Any, **options: Any) -> Any:
         own = {short: params[full] for short, full in names}
+        if constants and own:
+            device = next(iter(own.values())).device
+            own |= {short: x.to(device) for short, x in constants.items()}
         return functional_call(module, own, inputs, options)
 
     return call

@@ -15,7 +15,14 @@ from torch import Tensor, nn
 from optinfra import random, tree
 from optinfra.check import require_dtype, require_shape, require_trailing
 from optinfra.distributions import PolicyOutputs
-from optinfra.networks.actor_critic import ActorCritic, Initialization, Values, heads, vector_body
+from optinfra.networks.actor_critic import (
+    ActorCritic,
+    Initialization,
+    Values,
+    body_weight,
+    heads,
+)
+from optinfra.networks.bodies import ENCODING, Encoding, body
 from optinfra.networks.cells import CELLS
 from optinfra.networks.initializers import Initializer, draw, xavier_uniform
 from optinfra.networks.modules import swish
@@ -212,13 +219,14 @@ def recurrent_actor_critic(
     num_layers: int = 2,
     activation: Callable[[Tensor], Tensor] = swish,
     initialization: Initialization | None = None,
+    encoding: Encoding = ENCODING,
 ) -> RecurrentActorCritic:
-    """Build ML-Agents' recurrent actor and critic for vector observations.
+    """Build ML-Agents' recurrent actor and critic.
 
     Each has a body, an LSTM behind it and a memory of its own.
 
     Args:
-      spec: sizes; every observation has one axis.
+      spec: what is seen and done.
       streams: names of the reward streams.
       memory_size: M ≥ 1, numbers that an agent remembers; for an LSTM even, M = 2·H.
       cell: `lstm` or `gru`.
@@ -226,13 +234,16 @@ def recurrent_actor_critic(
       num_layers: layers of each body.
       activation: after every layer of the bodies.
       initialization: of bodies and heads, ML-Agents' unless given.
+      encoding: how images and goals are read, and the user's own modules.
 
     Raises:
-      ValueError: an observation is no vector, `cell` is unknown, or `memory_size` does not fit it.
+      ValueError: an observation is of no known kind or an image too small for its encoder,
+        `encoding` or `cell` names nothing known, or `memory_size` does not fit the cell.
     """
     hidden, layer = recurrent_layer(cell, memory_size)
     actor, critic = heads(spec, streams, hidden, initialization)
-    encoder = partial(vector_body, spec, hidden_units, num_layers, activation, initialization)
+    weight = body_weight(initialization)
+    encoder = partial(body, spec, hidden_units, num_layers, activation, weight, encoding)
     return separate_recurrent(
         Remembering(encoder(), layer(hidden_units, hidden), actor),
         Remembering(encoder(), layer(hidden_units, hidden), critic),
@@ -250,11 +261,13 @@ def shared_recurrent_actor_critic(
     num_layers: int = 2,
     activation: Callable[[Tensor], Tensor] = swish,
     initialization: Initialization | None = None,
+    encoding: Encoding = ENCODING,
 ) -> RecurrentActorCritic:
     """Build `recurrent_actor_critic` with one body and layer for both."""
     hidden, layer = recurrent_layer(cell, memory_size)
     actor, critic = heads(spec, streams, hidden, initialization)
-    encoder = vector_body(spec, hidden_units, num_layers, activation, initialization)
+    weight = body_weight(initialization)
+    encoder = body(spec, hidden_units, num_layers, activation, weight, encoding)
     remembering = Remembering(encoder, layer(hidden_units, hidden), nn.Identity())
     return shared_recurrent(remembering, actor, critic)
 
@@ -284,8 +297,7 @@ def separate_recurrent(
     """
     parts = nn.ModuleDict({"actor": actor, "critic": critic})
     policy, values = part(parts, "actor"), part(parts, "critic")
-    every = partial(values, every=True) if isinstance(critic, Remembering) else step_by_step(values)
-    return _recurrent(draw(parts), memory_size, policy, values, every)
+    return _recurrent(draw(parts), memory_size, policy, values, after_each(critic, values))
 
 
 def shared_recurrent(
@@ -341,6 +353,13 @@ def _recurrent(
     return RecurrentActorCritic(
         init, memories, policy, values, values_and_memories, policy_and_values
     )
+
+
+def after_each(
+    module: nn.Module, run: Callable[..., tuple[Any, PyTree]]
+) -> Callable[..., tuple[Any, PyTree]]:
+    """Make what a recurrent module computes tell the memory after each step."""
+    return partial(run, every=True) if isinstance(module, Remembering) else step_by_step(run)
 
 
 def step_by_step(

@@ -1,5 +1,6 @@
 """Soft actor-critic's networks: a policy, values, and several independent action values."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -9,18 +10,19 @@ from torch import Tensor, nn
 
 from optinfra.check import require_integer
 from optinfra.distributions import PolicyOutputs
-from optinfra.networks.actor_critic import Values, vector_body
+from optinfra.networks.actor_critic import Values
+from optinfra.networks.bodies import ENCODING, Encoding, body
 from optinfra.networks.initializers import draw
 from optinfra.networks.modules import (
     EVEN_CHOICES,
+    KAIMING_NORMAL,
     SMALL_MEANS,
     XAVIER_UNIFORM,
     Linear,
     swish,
 )
-from optinfra.networks.normed import NormedBody
 from optinfra.networks.parts import part
-from optinfra.networks.recurrent import Remembering, recurrent_layer
+from optinfra.networks.recurrent import Remembering, after_each, recurrent_layer
 from optinfra.networks.soft_values import promised_values
 from optinfra.types import ActionSpec, Key, Memories, Obs, Params, PyTree, Spec
 
@@ -76,14 +78,15 @@ def soft_actor_critic(
     hidden_units: int = 128,
     num_layers: int = 2,
     activation: Callable[[Tensor], Tensor] = swish,
+    encoding: Encoding = ENCODING,
 ) -> SoftActorCritic:
-    """Build ML-Agents' networks of soft actor-critic for vector observations, or later forms.
+    """Build ML-Agents' networks of soft actor-critic, or those of later forms.
 
     Each has a body of its own. A Q reads the continuous action beside the observations and
     has one number per choice of the discrete branches, one in all where there are none.
 
     Args:
-      spec: sizes; every observation has one axis.
+      spec: what is seen and done.
       streams: names of the reward streams.
       critics: C ≥ 1, independent action values.
       value_network: whether V is a network of its own, as in ML-Agents; SAC's second form
@@ -95,13 +98,15 @@ def soft_actor_critic(
       hidden_units: h ≥ 1, width of the bodies' layers.
       num_layers: layers of each body.
       activation: after every layer of the bodies.
+      encoding: how images and goals are read, and the user's own modules.
 
     Returns:
       A `SoftActorCritic` whose parameters are named `actor.…`, `value.…`, `q1.…`, `q2.…`, ….
       What one of them begins with does not depend on which others there are.
 
     Raises:
-      ValueError: an observation is no vector, a number is out of range, or `cell` is unknown.
+      ValueError: an observation is of no known kind or an image too small for its encoder, a
+        number is out of range, or `cell` or `encoding` names nothing known.
       TypeError: `critics` is no integer.
 
     Differs: from DroQ, which also drops some of the Qs' units before each normalisation.
@@ -109,36 +114,77 @@ def soft_actor_critic(
     (normalised Qs), https://arxiv.org/abs/2110.02034.
     """
     require_integer("critics", critics, 1)
-    encoding, layer = hidden_units, None
+    width, layer = hidden_units, None
     if memory_size is not None:
-        encoding, layer = recurrent_layer(cell, memory_size)
+        width, layer = recurrent_layer(cell, memory_size)
 
-    def network(seen: Spec, head: nn.Module, *, normed: bool = False) -> nn.Module:
-        body: Any = vector_body(seen, hidden_units, num_layers, activation, None)
-        body = NormedBody(body, hidden_units) if normed else body
+    def network(head: nn.Module, **options: Any) -> nn.Module:
+        sizes = (hidden_units, num_layers, activation, KAIMING_NORMAL)
+        encoder = body(spec, *sizes, encoding, **options)
         if layer is None:
-            return _Forgetting(body, head)
-        return Remembering(body, layer(hidden_units, encoding), head)
+            return nn.Sequential(OrderedDict(body=encoder, head=head))
+        return Remembering(encoder, layer(hidden_units, width), head)
 
     action = spec.action
-    parts = {"actor": network(spec, SquashedHead(encoding, action))}
+    parts = {"actor": network(SquashedHead(width, action))}
     if value_network:
-        parts["value"] = network(spec, StreamHeads(encoding, streams))
-    acted = spec._replace(obs=(*spec.obs, (action.continuous,))) if action.continuous else spec
+        parts["value"] = network(StreamHeads(width, streams))
     for i in range(critics):
-        head = StreamHeads(encoding, streams, max(action.choices, 1))
-        parts[f"q{i + 1}"] = network(acted, head, normed=layer_norm)
-    return _soft(nn.ModuleDict(parts), critics, memory_size, action)
+        head = StreamHeads(width, streams, max(action.choices, 1))
+        parts[f"q{i + 1}"] = network(head, beside=action.continuous, normed=layer_norm)
+    names = [f"q{i + 1}" for i in range(critics)]
+    return separate_soft(
+        action,
+        parts["actor"],
+        [parts[name] for name in names],
+        parts.get("value"),
+        memory_size=memory_size,
+    )
+
+
+def separate_soft(
+    action: ActionSpec,
+    actor: nn.Module,
+    critics: Sequence[nn.Module],
+    value: nn.Module | None = None,
+    *,
+    memory_size: int | None = None,
+) -> SoftActorCritic:
+    """Give the policy, each action value, and V if there is one, a network of the user's own.
+
+    Without a memory a module maps `(obs)` to what follows; with one, `(obs, memory, reset)` to
+    that and the memory, in sequences `[S, *B, …]`.
+
+    Args:
+      action: sizes.
+      actor: to `PolicyOutputs`, before squashing.
+      critics: C ≥ 1, each to `{stream: [*B, max(choices, 1)]}`; `obs` is followed by the
+        continuous action, where there is one.
+      value: to `{stream: [*B, 1]}`; None for SAC's second form.
+      memory_size: M of each; None without.
+
+    Returns:
+      A `SoftActorCritic` whose parameters are named `actor.…`, `value.…`, `q1.…`, `q2.…`, ….
+
+    Raises:
+      ValueError: there is no critic.
+    """
+    require_integer("len(critics)", len(critics), 1)
+    modules = {"actor": actor} | ({} if value is None else {"value": value})
+    modules |= {f"q{i + 1}": critic for i, critic in enumerate(critics)}
+    return _soft(nn.ModuleDict(modules), len(critics), memory_size, action)
 
 
 def _soft(
     parts: nn.ModuleDict, critics: int, memory_size: int | None, action: ActionSpec
 ) -> SoftActorCritic:
-    policy = part(parts, "actor")
-    judges = [_reading(action, part(parts, f"q{i + 1}")) for i in range(critics)]
+    policy = _remembering(parts, "actor", memory_size)
+    judges = [
+        _reading(action, _remembering(parts, f"q{i + 1}", memory_size)) for i in range(critics)
+    ]
     value_network = "value" in parts
     if value_network:
-        values = _single(part(parts, "value"))
+        values = _single(_remembering(parts, "value", memory_size))
     else:
         values = promised_values(policy, judges, action.branches, memory_size)
     of_critic = 1 if value_network else 1 + critics
@@ -173,14 +219,14 @@ def _action_values(
         reset: Tensor | None,
         memory: PyTree | None = None,
     ) -> ActionValues:
-        memory = nothing(obs[0].shape[1:-1], obs[0].device) if memory is None else memory
+        memory = nothing(actions.shape[1:-1], actions.device) if memory is None else memory
         by_stream: ActionValues = judges[i](params, obs, actions, memory, reset)[0]
         return by_stream
 
     def action_values_and_memories(
         i: int, params: Params, obs: Obs, actions: Tensor, reset: Tensor | None
     ) -> tuple[ActionValues, PyTree]:
-        memory = nothing(obs[0].shape[1:-1], obs[0].device)
+        memory = nothing(actions.shape[1:-1], actions.device)
         by_stream, after = judges[i](params, obs, actions, memory, reset, every=True)
         return by_stream, after
 
@@ -218,19 +264,22 @@ def _single(judge: Callable[..., Any]) -> Callable[..., tuple[Values, PyTree]]:
     return values
 
 
-class _Forgetting(nn.Module):
-    """A body, then a head, under these names; a memory is passed on as it is."""
+def _remembering(
+    parts: nn.ModuleDict, name: str, memory_size: int | None
+) -> Callable[..., tuple[Any, PyTree]]:
+    """Call a part as one that remembers; without a memory it passes one on as it is."""
+    call = part(parts, name)
+    each = after_each(parts[name], call)
 
-    def __init__(self, body: nn.Module, head: nn.Module) -> None:
-        super().__init__()
-        self.body, self.head = body, head
-
-    def forward(
-        self, obs: Obs, memory: PyTree, reset: Tensor | None = None, every: bool = False
+    def run(
+        params: Params, obs: Obs, memory: PyTree, reset: Tensor | None, every: bool = False
     ) -> tuple[Any, PyTree]:
-        """Map observations `[*B, D_i]`; whether a step is reset changes nothing."""
-        del reset, every
-        return self.head(self.body(obs)), memory
+        if memory_size is None:
+            return call(params, obs), memory
+        told: tuple[Any, PyTree] = (each if every else call)(params, obs, memory, reset)
+        return told
+
+    return run
 
 
 class SquashedHead(nn.Module):

@@ -8,21 +8,22 @@ import torch
 from torch import Tensor, nn
 
 from optinfra.losses import masked_mean
-from optinfra.moments import Moments
+from optinfra.moments import Running, normalize_vectors
 from optinfra.networks import (
+    ENCODING,
+    Encoding,
     Linear,
+    body,
     draw,
     kaiming_normal,
     part,
     swish,
-    vector_body,
     xavier_uniform,
 )
 from optinfra.signals.learning import (
     adam_without_accidents,
     descended,
     fresh_moments,
-    normalized,
     observed,
     require_numbers,
     settled,
@@ -56,7 +57,7 @@ class Curiosity(NamedTuple):
     learning_rate: Tensor  # [] float32, η
     weights: Params
     opt: PyTree  # state of the transform
-    moments: tuple[Moments, ...]  # one per observation; () without a normaliser
+    moments: Running  # one per vector observed; () without a normaliser
     updated: Tensor  # [] bool, True once there was something to learn from
 
 
@@ -70,6 +71,7 @@ def curiosity(
     num_layers: int = 2,
     normalize: bool = False,
     transform: Transform | None = None,
+    encoding: Encoding = ENCODING,
 ) -> Signal:
     """Reward transitions that a model of their own kind does not foresee.
 
@@ -94,6 +96,7 @@ def curiosity(
         valid rows of each update before the loss.
       transform: gradient to direction, uphill and without the learning rate; Adam with
         non-finite steps skipped unless given.
+      encoding: how images and goals are read, and the user's own modules.
 
     Returns:
       A `Signal` over `Curiosity` and `Transitions` `[*N]`. Stats: `curiosity_forward_loss`,
@@ -114,7 +117,7 @@ def curiosity(
     width = spec.action.continuous + spec.action.choices
     parts = nn.ModuleDict(
         {
-            "encoder": vector_body(spec, hidden_units, num_layers, swish, None),
+            "encoder": body(spec, hidden_units, num_layers, encoding=encoding),
             "forward_model": _ForwardModel(hidden_units, width),
             "inverse_model": _InverseModel(hidden_units, spec.action),
         }
@@ -233,10 +236,11 @@ def _rows(rule: _Rule, batch: Transitions) -> _Rows:
     return _Rows(obs, next_obs, flat_action(rule.spec.action, action))
 
 
-def _encodings(rule: _Rule, weights: Params, running: tuple[Moments, ...], rows: _Rows) -> Tensor:
+def _encodings(rule: _Rule, weights: Params, running: Running, rows: _Rows) -> Tensor:
     """Encode what was seen and what followed, `[*N, 2, h]`, in one pass of φ."""
-    both = tuple(torch.stack(pair, -2) for pair in zip(rows.obs, rows.next_obs))
-    return rule.encode(weights, normalized(running, both))
+    axis = rows.action.ndim - 1
+    both = tuple(torch.stack(pair, axis) for pair in zip(rows.obs, rows.next_obs))
+    return rule.encode(weights, normalize_vectors(running, both))
 
 
 def _surprise(rule: _Rule, weights: Params, encodings: Tensor, action: Tensor) -> Tensor:
@@ -246,7 +250,7 @@ def _surprise(rule: _Rule, weights: Params, encodings: Tensor, action: Tensor) -
 
 
 def _loss(
-    rule: _Rule, running: tuple[Moments, ...], rows: _Rows, mask: Tensor, weights: Params
+    rule: _Rule, running: Running, rows: _Rows, mask: Tensor, weights: Params
 ) -> tuple[Tensor, Stats]:
     encodings = _encodings(rule, weights, running, rows)
     forward_loss = masked_mean(_surprise(rule, weights, encodings, rows.action), mask)

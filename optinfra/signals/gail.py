@@ -10,14 +10,16 @@ from torch.func import functional_call, grad
 
 from optinfra import random
 from optinfra.losses import masked_mean
-from optinfra.moments import Moments
+from optinfra.moments import Running, normalize_vectors
 from optinfra.networks import (
+    ENCODING,
+    Encoding,
     Linear,
+    as_floats,
+    body,
     constant,
     draw,
     kaiming_normal,
-    swish,
-    vector_body,
     xavier_uniform,
 )
 from optinfra.signals.learning import (
@@ -25,7 +27,6 @@ from optinfra.signals.learning import (
     descended,
     finite_or,
     fresh_moments,
-    normalized,
     observed,
     require_numbers,
     settled,
@@ -56,6 +57,7 @@ CODE_SIZE = 128  # width of VAIL's bottleneck
 SMALL_CODES = kaiming_normal(0.1)  # ML-Agents' gain
 BETA_STEP = 5e-4  # by which β follows the excess of information
 INFORMATION = 0.5  # nats that the code may hold
+ENDS = 1  # what is told of an episode's end is one number beside the action
 
 Inputs = tuple[Tensor, ...]  # [N, D_i] each: observations, then flat actions and ends if used
 
@@ -68,7 +70,7 @@ class GAIL(NamedTuple):
     learning_rate: Tensor  # [] float32, η
     weights: Params
     opt: PyTree  # state of the transform
-    moments: tuple[Moments, ...]  # one per observation; () without a normaliser
+    moments: Running  # one per vector observed; () without a normaliser
     beta: PyTree  # [] float32 ≥ 0, price of information; () without VAIL
     key: Key
 
@@ -86,6 +88,7 @@ def gail(
     num_layers: int = 2,
     normalize: bool = False,
     transform: Transform | None = None,
+    encoding: Encoding = ENCODING,
 ) -> Signal:
     """Reward what a discriminator D takes for the expert's.
 
@@ -120,6 +123,7 @@ def gail(
         expert's rows of each update before the loss.
       transform: gradient to direction, uphill and without the learning rate; Adam with
         non-finite steps skipped unless given.
+      encoding: how images and goals are read, and the user's own modules.
 
     Returns:
       A `Signal` over `GAIL` and `Transitions` `[*N]`. Stats, `[]`: `gail_loss` (L_D),
@@ -139,10 +143,9 @@ def gail(
     https://github.com/Unity-Technologies/ml-agents/blob/release_22/ml-agents/mlagents/trainers/torch_entities/components/reward_providers/gail_reward_provider.py.
     """
     require_numbers(strength, gamma, learning_rate, hidden_units, num_layers)
-    action_width = spec.action.continuous + spec.action.choices
-    sizes = (*spec.obs, (action_width,), (1,)) if use_actions else spec.obs
-    body = vector_body(spec._replace(obs=sizes), hidden_units, num_layers, swish, None)
-    network = _Discriminator(body, hidden_units, use_vail)
+    acted = spec.action.continuous + spec.action.choices + ENDS if use_actions else 0
+    encoder = body(spec, hidden_units, num_layers, encoding=encoding, beside=acted)
+    network = _Discriminator(encoder, hidden_units, use_vail)
     rule = _Rule(
         spec=spec,
         draw=draw(network),
@@ -271,22 +274,23 @@ def _inputs(rule: _Rule, batch: Transitions) -> Inputs:
     return *obs, flat, done[..., None].to(flat.dtype)
 
 
-def _normalized(rule: _Rule, running: tuple[Moments, ...], x: Inputs) -> Inputs:
+def _normalized(rule: _Rule, running: Running, x: Inputs) -> Inputs:
     """Normalise the observations among the inputs; actions and ends stay."""
     n = len(rule.spec.obs)
-    return *normalized(running, x[:n]), *x[n:]
+    return *normalize_vectors(running, x[:n]), *x[n:]
 
 
 def _draw_pairs(rule: _Rule, examples: Inputs, key: Key, batch: Transitions) -> tuple[Key, _Pairs]:
     """Draw an expert's row for each of the policy's, what mixes them, and VAIL's noise."""
     mask = batch.mask.flatten()
     rows = mask.shape[0]
-    policy = tuple(x.reshape(rows, x.shape[-1]) for x in _inputs(rule, batch))
+    policy = tuple(as_floats(x.flatten(0, batch.mask.ndim - 1)) for x in _inputs(rule, batch))
     noises = 3 if rule.use_vail else 0
     key, key_rows, *keys = random.split(key, 2 + len(policy) + noises).unbind()
 
     chosen = random.randint(key_rows, (rows,), 0, len(examples[0]))
-    expert = tuple(known.to(x)[chosen] for known, x in zip(examples, policy))
+    known = (each.to(mask.device)[chosen] for each in examples)
+    expert = tuple(as_floats(row).to(x) for row, x in zip(known, policy))
     noise: PyTree = ()
     if rule.use_vail:
         noise = torch.cat([random.normal(keys.pop(0), (rows, CODE_SIZE)) for _ in range(2)])
@@ -302,7 +306,7 @@ def _mixed(u: Tensor, x: Tensor, expert: Tensor) -> Tensor:
 
 
 def _loss(
-    rule: _Rule, running: tuple[Moments, ...], beta: PyTree, pairs: _Pairs, weights: Params
+    rule: _Rule, running: Running, beta: PyTree, pairs: _Pairs, weights: Params
 ) -> tuple[Tensor, tuple[Stats, PyTree]]:
     """Compute L, and beside it the stats and the new β."""
     both = tuple(torch.cat(xs) for xs in zip(pairs.policy, pairs.expert))
@@ -336,7 +340,7 @@ def _divergence(sigma: Tensor, policy: Tensor, expert: Tensor) -> Tensor:
     return -told.sum(-1)
 
 
-def _penalty(rule: _Rule, running: tuple[Moments, ...], pairs: _Pairs, weights: Params) -> Tensor:
+def _penalty(rule: _Rule, running: Running, pairs: _Pairs, weights: Params) -> Tensor:
     """Compute mean (‖∇D(x̂)‖ − 1)²: how far D is from rising by one per unit of distance."""
     n = len(rule.spec.obs)
     noise = pairs.mixed_noise if rule.use_vail else None
@@ -346,5 +350,5 @@ def _penalty(rule: _Rule, running: tuple[Moments, ...], pairs: _Pairs, weights: 
         return rule.discriminate(weights, x, noise)[0].sum()
 
     slopes = grad(total_estimate)(pairs.mixed[:n])
-    squares = torch.stack([slope.square().sum(-1) for slope in slopes]).sum(0)
+    squares = torch.stack([slope.flatten(1).square().sum(-1) for slope in slopes]).sum(0)
     return masked_mean(((squares + EPS).sqrt() - 1).square(), pairs.mask)

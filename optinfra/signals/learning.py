@@ -9,7 +9,7 @@ from torch.func import grad_and_value
 
 from optinfra import moments, tree
 from optinfra.check import require_integer, require_number
-from optinfra.moments import Moments
+from optinfra.moments import Moments, Running
 from optinfra.transforms import raveled, scale_by_adam, skip_nonfinite
 from optinfra.types import Obs, Params, PyTree, Spec, Transform
 
@@ -60,27 +60,19 @@ def descended(
     return opt, weights, tree.map(Tensor.detach, aside)
 
 
-def fresh_moments(spec: Spec, normalize: bool, device: torch.device) -> tuple[Moments, ...]:
-    """Make moments for each observation of the spec; none without `normalize`."""
-    shapes = spec.obs if normalize else ()
-    return tuple(moments.init(shape, device=device) for shape in shapes)
+def fresh_moments(spec: Spec, normalize: bool, device: torch.device) -> Running:
+    """Make moments for each vector of the spec; none without `normalize`."""
+    return moments.init_vectors(spec.obs, device) if normalize else ()
 
 
-def observed(running: tuple[Moments, ...], obs: Obs, mask: Tensor) -> tuple[Moments, ...]:
+def observed(running: Running, obs: Obs, mask: Tensor) -> Running:
     """Take in the valid rows; moments that would not stay finite stay as they were."""
-    return tuple(taken_in(own, x, mask) for own, x in zip(running, obs))
+    return tuple(taken_in(own, x, mask) if own else () for own, x in zip(running, obs))
 
 
 def taken_in(running: Moments, x: Tensor, mask: Tensor) -> Moments:
     """Take in the valid rows `x` `[*N, *shape]`, unless the moments would not stay finite."""
     return finite_or(moments.update(running, x, mask), running)
-
-
-def normalized(running: tuple[Moments, ...], obs: Obs) -> Obs:
-    """Measure observations in running deviations; as they are where there are no moments."""
-    if not running:
-        return obs
-    return tuple(moments.normalize(own, x) for own, x in zip(running, obs))
 
 
 def finite_or(learnt: State, state: State) -> State:

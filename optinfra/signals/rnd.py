@@ -9,13 +9,12 @@ from torch.func import functional_call
 
 from optinfra import moments, random
 from optinfra.losses import masked_mean
-from optinfra.moments import Moments
-from optinfra.networks import draw, swish, vector_body
+from optinfra.moments import Running, normalize_vectors
+from optinfra.networks import ENCODING, Encoding, body, draw
 from optinfra.signals.learning import (
     adam_without_accidents,
     descended,
     fresh_moments,
-    normalized,
     observed,
     require_numbers,
     settled,
@@ -45,7 +44,7 @@ class RND(NamedTuple):
     weights: Params  # of the network that learns
     target: Params  # of the one that never does, by the same names
     opt: PyTree  # state of the transform
-    moments: tuple[Moments, ...]  # one per observation; () without a normaliser
+    moments: Running  # one per vector observed; () without a normaliser
     reward_moments: PyTree  # Moments of the rewards seen in updates; () if not normalised
 
 
@@ -60,6 +59,7 @@ def rnd(
     normalize: bool = False,
     normalize_reward: bool = False,
     transform: Transform | None = None,
+    encoding: Encoding = ENCODING,
 ) -> Signal:
     """Reward observations whose random features a second network has not yet learnt.
 
@@ -82,6 +82,7 @@ def rnd(
       normalize_reward: whether rewards are measured in running standard deviations.
       transform: gradient to direction, uphill and without the learning rate; Adam with
         non-finite steps skipped unless given.
+      encoding: how images and goals are read, and the user's own modules.
 
     Returns:
       A `Signal` over `RND` and `Transitions` `[*N]`. Stats: `rnd_loss` `[]`. A stream of it
@@ -98,11 +99,11 @@ def rnd(
     https://github.com/Unity-Technologies/ml-agents/blob/release_22/ml-agents/mlagents/trainers/torch_entities/components/reward_providers/rnd_reward_provider.py.
     """
     require_numbers(strength, gamma, learning_rate, hidden_units, num_layers)
-    body = vector_body(spec, hidden_units, num_layers, swish, None)
+    network = body(spec, hidden_units, num_layers, encoding=encoding)
     rule = _Rule(
         spec=spec,
-        draw=draw(body),
-        encode=lambda params, obs: functional_call(body, params, (obs,)),
+        draw=draw(network),
+        encode=lambda params, obs: functional_call(network, params, (obs,)),
         transform=transform or adam_without_accidents(),
         numbers=(strength, gamma, learning_rate),
         normalize=normalize,
@@ -173,9 +174,7 @@ def _obs(rule: _Rule, batch: Transitions) -> Obs:
     return blanked(batch.mask, batch.obs)
 
 
-def _errors(
-    rule: _Rule, state: RND, running: tuple[Moments, ...], obs: Obs, weights: Params
-) -> Tensor:
+def _errors(rule: _Rule, state: RND, running: Running, obs: Obs, weights: Params) -> Tensor:
     """Compute how far `weights` are from the target in each row, `[*N]`."""
-    seen = normalized(running, obs)
+    seen = normalize_vectors(running, obs)
     return (rule.encode(weights, seen) - rule.encode(state.target, seen)).square().sum(-1)

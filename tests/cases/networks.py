@@ -7,7 +7,7 @@ from torch import nn
 
 from optinfra import networks
 from optinfra.networks import step_by_step
-from optinfra.types import Memories
+from optinfra.types import ActionSpec, Memories, Spec
 from tests import examples, plain_groups
 from tests.contracts import Case
 
@@ -15,7 +15,15 @@ BUILDERS = {
     "actor_critic": networks.actor_critic,
     "shared_actor_critic": networks.shared_actor_critic,
 }
+KINDS = Spec(
+    obs=((3,), (2, 8, 8), (4, 3), (2,), (2, 8, 8)),
+    action=ActionSpec(2, (3, 2)),
+    goals=(3,),
+    bytes=(1,),
+)
 INITIALIZERS = {
+    "uniform_by_inputs": networks.uniform_by_inputs(7),
+    "given": networks.given(torch.arange(6.0).view(3, 2)),
     "constant": networks.constant(0.5),
     "xavier_uniform": networks.xavier_uniform(2.0),
     "kaiming_normal": networks.kaiming_normal(0.2),
@@ -33,18 +41,25 @@ def initializer_case(initializer: networks.Initializer) -> Case:
     return Case(lambda key: initializer(key, (3, 2)), alone)
 
 
-def cases_of(name: str) -> dict[str, Case]:
-    network = examples.network(BUILDERS[name])
+def cases_of(name: str, variant: str = "", spec=examples.SPEC, **options) -> dict[str, Case]:
+    network = BUILDERS[name](spec, hidden_units=8, num_layers=1, **options)
 
     def inputs(k: int) -> tuple:
-        return network.init(examples.key(k)), examples.batch(100 * k, 9).obs
+        return network.init(examples.key(k)), examples.observed(100 * k, (9,), spec)
 
     return {
-        f"{name}.init": Case(network.init, alone),
-        f"{name}.policy": Case(network.policy, inputs),
-        f"{name}.values": Case(network.values, inputs),
-        f"{name}.policy_and_values": Case(network.policy_and_values, inputs),
+        f"{name}.init{variant}": Case(network.init, alone),
+        f"{name}.policy{variant}": Case(network.policy, inputs),
+        f"{name}.values{variant}": Case(network.values, inputs),
+        f"{name}.policy_and_values{variant}": Case(network.policy_and_values, inputs),
     }
+
+
+def image_case(image: str, side: int) -> dict[str, Case]:
+    """An actor that sees an image and nothing else."""
+    spec = Spec(((2, side, side + 3),), ActionSpec(2))
+    encoding = networks.Encoding(image)
+    return only(cases_of("actor_critic", f" {image}", spec, encoding=encoding), "policy")
 
 
 RECURRENT = {
@@ -121,6 +136,7 @@ def only(cases: dict[str, Case], *names: str) -> dict[str, Case]:
 
 
 BRANCHES = (3, 2)
+MATCH3 = networks.Encoding("match3")
 
 
 def choices(k: int) -> torch.Tensor:
@@ -196,7 +212,16 @@ CASES = {
     ),
     **{name: initializer_case(initializer) for name, initializer in INITIALIZERS.items()},
     "draw": Case(networks.draw(nn.Linear(3, 2)), alone),
+    "as_floats": Case(
+        networks.as_floats, lambda k: (torch.arange(5 + k, 9 + k, dtype=torch.uint8),)
+    ),
     **cases_of("actor_critic"),
+    **cases_of("actor_critic", " of every kind", KINDS, encoding=MATCH3),
+    **cases_of("shared_actor_critic", " of every kind", KINDS, encoding=MATCH3),
+    **image_case("simple", 20),
+    **image_case("nature_cnn", 36),
+    **image_case("fully_connected", 3),
+    **image_case("resnet", 15),
     **cases_of("shared_actor_critic"),
     **recurrent_cases_of("recurrent_actor_critic"),
     **recurrent_cases_of("shared_recurrent_actor_critic"),
