@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
+from gymnasium.vector.utils import concatenate, create_empty_array
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -39,7 +41,7 @@ def episodes(obs, act, lengths, ends=("terminated", "truncated", "both", "open")
         made.append(
             EpisodeBuffer(
                 id=k,
-                observations=np.stack([obs.sample() for _ in range(steps + 1)]),
+                observations=batched(obs, [obs.sample() for _ in range(steps + 1)]),
                 actions=np.stack([act.sample() for _ in range(steps)]),
                 rewards=np.arange(1.0, steps + 1) + 10 * k,
                 terminations=last & (end in ("terminated", "both")),
@@ -49,14 +51,18 @@ def episodes(obs, act, lengths, ends=("terminated", "truncated", "both", "open")
     return made
 
 
-def made(name, obs, act, made_episodes):
+def batched(space, samples):
+    return concatenate(space, samples, create_empty_array(space, len(samples)))
+
+
+def made(name, obs, act, made_episodes, **options):
     """A data set of these episodes, as Minari has it on this machine."""
     import minari
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Minari asks for an author, a policy and so on
         return minari.create_dataset_from_buffers(
-            name, made_episodes, observation_space=obs, action_space=act
+            name, made_episodes, observation_space=obs, action_space=act, **options
         )
 
 
@@ -101,6 +107,61 @@ def test_choices_count_from_0_and_observations_of_a_discrete_are_one_hot(act, br
         np.testing.assert_array_equal(chosen, np.reshape(one.actions, (-1, len(branches))))
     assert columns.action_mask.all() and columns.action_mask.shape[1] == sum(branches)
     assert columns.action.continuous.shape[1] == 0
+
+
+PICTURE = spaces.Box(0, 255, (4, 5, 3), np.uint8)
+SIGHTS = spaces.Dict(
+    {"desired_goal": VECTOR, "pair": spaces.Tuple((spaces.Discrete(3), PICTURE)),
+     "crowd": spaces.Box(-1, 1, (3, 2), np.float32)}
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
+def test_dicts_images_and_goals_are_read_as_the_environment_is(data_format):
+    if data_format == "arrow":
+        pytest.importorskip("pyarrow", reason="needs pyarrow")
+    recorded = episodes(SIGHTS, BOUNDS, (3, 2))
+    made("tiny/sights-v0", SIGHTS, BOUNDS, recorded, data_format=data_format)
+    spec, columns = demos.load("minari:tiny/sights-v0")
+    shapes, action = ((6,), (3,), (3,), (3, 4, 5)), ActionSpec(2)
+    assert spec == Spec(shapes, action, goals=(1,), bytes=(3,))
+    pictures = [one.observations["pair"][1] for one in recorded]
+    assert columns.obs[3].dtype == torch.uint8
+    np.testing.assert_array_equal(
+        columns.obs[3].numpy(), np.moveaxis(np.concatenate(pictures), 3, 1)
+    )
+    goals = np.concatenate([one.observations["desired_goal"] for one in recorded])
+    np.testing.assert_array_equal(columns.obs[1].numpy(), goals.astype(np.float32))
+    other = spec._replace(obs=((3, 2), *shapes[1:]), goals=(0, 2))
+    told, again = demos.load("minari:tiny/sights-v0", other)
+    assert told == other
+    np.testing.assert_array_equal(again.obs[0].flatten(1).numpy(), columns.obs[0].numpy())
+    assert demos.taken(columns).next_obs[3].dtype == torch.uint8
+
+
+@pytest.mark.parametrize("most", [2, 5])
+def test_a_sequence_is_a_set_as_large_as_the_agents(most):
+    space = spaces.Dict(a=spaces.Sequence(spaces.Discrete(3)), b=VECTOR)
+    one = episodes(VECTOR, BOUNDS, (1,))[0]
+    seen = {"a": ((0, 2), ()), "b": one.observations}
+    dataset = Dataset(space, BOUNDS, "tiny/s-v0", [dataclasses.replace(one, observations=seen)])
+    spec = Spec(((most, 4), (3,)), ActionSpec(2), goals=(1,))
+    told, columns = demos.from_minari(dataset, spec)
+    assert told == spec and columns.obs[0].shape == (2, most, 4)
+    assert columns.obs[0][0, :2].tolist() == [[1, 0, 0, 1], [0, 0, 1, 1]]
+    assert columns.obs[0].count_nonzero() == 4
+    assert demos.from_minari(dataset).spec.obs == ((16, 4), (3,))
+    spec = spec._replace(obs=((1, 4), (3,)))
+    told = "episode 0: `observations.a` of step 0 must have at most 1 entities, got 2."
+    assert told in refused(dataset, spec)
+
+
+def test_bytes_that_the_agent_takes_for_floats_are_refused():
+    recorded = episodes(SIGHTS, BOUNDS, (2,))
+    dataset = Dataset(SIGHTS, BOUNDS, "tiny/sights-v0", recorded)
+    spec = demos.from_minari(dataset).spec._replace(bytes=())
+    told = "minari:tiny/sights-v0: must have as bytes the observations [], got [3]."
+    assert refused(dataset, spec) == told
 
 
 @given(
@@ -176,7 +237,7 @@ def test_spaces_that_are_not_supported_are_named(obs, act, told):
     [
         ("rewards", np.array([0.0, np.nan]), "`rewards` must be finite"),
         ("actions", np.full((2, 2), np.inf, np.float32), "`actions` must be finite"),
-        ("observations", np.full((3, 3), np.nan), "`observations` must be finite"),
+        ("observations", np.full((3, 3), np.nan), "`observations` of step 0 must be finite"),
         ("actions", np.zeros((1, 2), np.float32), "`rewards` must be as many as actions"),
         ("observations", np.zeros((2, 3)), "got 2 and (2, 2)."),
         ("rewards", np.zeros(0), "got 0 and (2, 3)."),

@@ -7,7 +7,7 @@ from gymnasium import spaces
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from optinfra.envs import Episode, PettingZooGroups, make
+from optinfra.envs import Episode, PettingZooGroups, Reading, make
 from optinfra.envs.pettingzoo import group_by_name
 from optinfra.types import Action, ActionSpec, Spec
 
@@ -419,10 +419,8 @@ OTHER = spaces.Box(-1, 1, (5,), np.float32)
 
 @pytest.mark.parametrize(
     ("seen", "done", "message"),
-    [(spaces.Dict(a=BOX), FIVE, r"`observation_space` must be a Box of one axis, got Dict\(.*Wrap"),
-     (spaces.Box(0, 1, (2, 2)), FIVE, r"`observation_space` must be a Box of one axis, got Box\("),
-     (FIVE, FIVE, r"`observation_space` must be a Box of one axis, got Discrete"),
-     ((BOX, FIVE), FIVE, r"`observation_space` must be a Box of one axis, got Discrete"),
+    [(spaces.Text(3), FIVE, r"`observation_space` must be Box, Discrete or M.* got Text\(.*Wrap"),
+     ((BOX, FIVE), FIVE, r"`observation_space` must be one for all.* and Discrete\(5\) for 'a_1'"),
      ((BOX, OTHER), FIVE, r"`observation_space` must be one for all.*'a_0' and Box.*for 'a_1'"),
      (BOX, (FIVE, spaces.Discrete(4)), r"`action_space` must be one for .*Discrete\(4\) for 'a_1"),
      (BOX, spaces.Tuple((FIVE, BOX)), r"`action_space` must be a float Box.* got Tuple\("),
@@ -431,6 +429,85 @@ OTHER = spaces.Box(-1, 1, (5,), np.float32)
 def test_a_space_that_is_not_supported_is_named(seen, done, message):
     with pytest.raises(ValueError, match=message):
         PettingZooGroups([Told(seen, done)])
+
+
+PICTURE = spaces.Box(0, 255, (2, 3, 1), np.uint8)
+SIGHTS = spaces.Dict({"about": BOX, "others": spaces.Sequence(spaces.Discrete(6)), "view": PICTURE})
+
+
+class Sighted(Crew):
+    """Shows besides who else is there, and a picture, in one buffer for all and for ever."""
+
+    picture = np.zeros((2, 3, 1), np.uint8)
+
+    def observation_space(self, agent):
+        return SIGHTS
+
+    def see(self, agents):
+        about = super().see(agents)
+        return {
+            agent: {
+                "about": about[agent],
+                "others": tuple(CREW.index(a) for a in self.agents if a != agent),
+                "view": self.picture + np.uint8(40 * self.t + CREW.index(agent)),
+            }
+            for agent in agents
+        }
+
+
+def test_agents_may_see_dicts_with_images_and_sets():
+    envs = PettingZooGroups([Sighted(), Sighted()], reading=Reading(5, ("view",)))
+    assert envs.spec.obs == ((4,), (5, 7), (1, 2, 3))
+    assert (envs.spec.goals, envs.spec.bytes) == ((2,), (2,))
+    obs, present = envs.reset(seed=0)
+    assert [x.dtype for x in obs] == [np.float32, np.float32, np.uint8]
+    assert [x.shape for x in obs] == [(6, 3, 4), (6, 3, 5, 7), (6, 3, 1, 2, 3)]
+    for x in obs[:2]:
+        assert not x[~present].any()
+    assert obs[2][:, 0, 0, 0, 0].tolist() == [0, 3, 5] * 2
+    others = obs[1][0, 1]
+    assert others[:, :6].argmax(-1)[:4].tolist() == [0, 2, 3, 5]
+    assert others[:, 6].tolist() == [1, 1, 1, 1, 0] and not others[4].any()
+    step = envs.step(act(envs, red_1=DIE, red_0=[STOP, STAY]))
+    assert step.next_obs[2][0, :, 0, 0, 0].tolist() == [40, 41, 42]
+    assert step.next_obs[1][3, 0, :, 6].sum() == 3 and step.next_obs[2].dtype == np.uint8
+    for _ in range(LIMIT - 1):
+        step = envs.step(act(envs))
+    assert step.next_obs[2][2, 0].tolist() == [[[205] * 3] * 2]
+    assert step.obs[2][2, 0].tolist() == [[[5] * 3] * 2] and step.obs[0][2, 0, 0] == 2
+    assert step.obs[1][2, 0, :, 6].sum() == 4 and step.obs[2].dtype == np.uint8
+
+
+def test_a_part_that_is_not_of_its_space_is_named_with_the_agent():
+    class Blind(Sighted):
+        def see(self, agents):
+            seen = super().see(agents)
+            seen["blue_0"] = {**seen["blue_0"], **self.wrong}
+            return seen
+
+    for wrong, told in (
+        (
+            {"others": (6,)},
+            r"`obs\.others` of entity 0 of agent 'blue_0' in environment 1 must lie",
+        ),
+        ({"others": (1,) * 6}, r"`obs\.others` of agent 'blue_0' in environment 1 must have at mo"),
+        (
+            {"view": np.zeros((3, 2, 1))},
+            r"'blue_0' in environment 1 must have shape \[2, 3, 1\], g",
+        ),
+        ({"about": NAN}, r"`obs\.about` of agent 'blue_0' in environment 1 must be finite, got na"),
+    ):
+        Blind.wrong = wrong
+        with pytest.raises(ValueError, match=told):
+            PettingZooGroups([Sighted(), Blind()], reading=Reading(5)).reset()
+
+
+def test_spaces_that_are_read_differently_are_refused():
+    gold = spaces.Dict(a=FIVE), spaces.Dict(a=spaces.Discrete(5, start=1))
+    with pytest.raises(ValueError, match=r"must be one for all agents, got .* 'a_0' and .* 'a_1'"):
+        PettingZooGroups([Told(gold)])
+    with pytest.raises(ValueError, match="`goals` must name observations, got 'views'"):
+        PettingZooGroups([Sighted()], reading=Reading(goals=("views",)))
 
 
 def test_bounds_of_what_is_seen_may_differ():
@@ -448,7 +525,7 @@ NAN = np.array([0, 0, np.nan, 0])
      ({"terminated": {}}, r"`terminated` of environment 1 must tell of agent 'a_0', got \[\]"),
      ({"truncated": {}}, r"`truncated` of environment 1 must tell of agent 'a_0', got \[\]"),
      ({"obs": {"a_0": np.zeros(4), "a_1": NAN}},
-      r"`obs` of agent 'a_1' in environment 1 must be finite, got nan\."),
+      r"`obs` of agent 'a_1' in environment 1 must be finite, got nan at position 2\."),
      ({"obs": {"a_0": np.zeros(4), "a_1": np.zeros(3)}},
       r"`obs` of agent 'a_1' in environment 1 must have shape \[4\], got \[3\]"),
      ({"reward": {"a_0": 0.0, "a_1": np.inf}},
@@ -532,6 +609,10 @@ def test_what_a_module_itself_needs_is_named(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match=r"`no_such_engine`.* install no_such_engine$"):
         make("pettingzoo:lacking.env_v0", 1)
+
+
+def test_what_is_found_by_name_is_read_as_told():
+    assert make(HERE, 1, reading=Reading(goals=("obs",))).spec.goals == (0,)
 
 
 def test_no_copy_is_refused():

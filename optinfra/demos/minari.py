@@ -9,8 +9,9 @@ from torch import Tensor
 from optinfra import tree
 from optinfra.demos.format import DemoError, missing
 from optinfra.demos.pairs import Demonstrations, Loaded, joined, require_spec
-from optinfra.envs.spaces import decoder, encoder
-from optinfra.types import Action, Spec
+from optinfra.envs.observations import Encoder, Entities
+from optinfra.envs.spaces import SET, Reading, decoder, encoder
+from optinfra.types import Action, Obs, Spec
 
 PREFIX = "minari:"
 
@@ -19,7 +20,9 @@ def from_minari(dataset: Any, spec: Spec | None = None) -> Loaded:
     """Read a data set of Minari's.
 
     Observations and actions become what they are to `optinfra.envs` in an environment with
-    these spaces: continuous actions lie in [−1, 1], observations of a Discrete are one-hot.
+    these spaces: continuous actions lie in [−1, 1], observations of a Discrete are one-hot,
+    Dicts are several observations. What a space does not say, which observations are sets and
+    goals and how many entities a Sequence has, `spec` tells.
 
         a = clip((x − centre) / half, −1, 1),  centre = (low + high)/2,  half = (high − low)/2
 
@@ -41,22 +44,26 @@ def from_minari(dataset: Any, spec: Spec | None = None) -> Loaded:
     dataset = _opened(dataset) if isinstance(dataset, str) else dataset
     name = f"{PREFIX}{dataset.id}"
     try:
-        seen, done = encoder(dataset.observation_space), decoder(dataset.action_space, 1)
+        seen = _fitting(dataset.observation_space, spec)
+        found = seen.spec(decoder(dataset.action_space, 1).spec)
     except ValueError as error:
         raise DemoError(f"{name}: {error}") from None
-    found = Spec(obs=(seen.shape,), action=done.spec)
-    require_spec(name, found, spec or found)
+    spec = spec or found
+    require_spec(name, found, spec)
+    if found.bytes != spec.bytes:
+        bytes_told = f"{list(spec.bytes)}, got {list(found.bytes)}"
+        raise DemoError(f"{name}: must have as bytes the observations {bytes_told}.")
     parts = []
     for number, episode in enumerate(dataset.iterate_episodes()):
         try:
             action = _actions(dataset.action_space, episode.actions)
-            _require_finite("observations", episode.observations)
-            parts.append(_pairs(seen.encode(episode.observations), action, episode, found))
+            obs = seen.encode(episode.observations, _step, "observations")
+            parts.append(_pairs(tuple(map(torch.from_numpy, obs)), action, episode, spec))
         except ValueError as error:
             raise DemoError(f"{name}: episode {number}: {error}") from None
     if not parts:
         raise DemoError(f"{name}: there is no episode in this data set.")
-    return Loaded(found, joined(parts))
+    return Loaded(spec, joined(parts))
 
 
 def _opened(dataset_id: str) -> Any:
@@ -70,11 +77,28 @@ def _opened(dataset_id: str) -> Any:
         raise DemoError(f"{PREFIX}{dataset_id}: cannot be read: {error}") from None
 
 
-def _pairs(obs: np.ndarray, action: Action, episode: Any, spec: Spec) -> Demonstrations:
+def _fitting(space: Any, spec: Spec | None) -> Encoder:
+    """Make the encoder of a space that sees what `spec` says, as far as the space allows."""
+    usual = encoder(space)
+    if spec is None or len(spec.obs) != len(usual.parts):
+        return usual
+    is_set = [len(shape) == SET for shape in spec.obs]
+    own = [isinstance(part.kind, Entities) for part in usual.parts]  # sets whatever is asked
+    sizes = [shape[0] for shape, *both in zip(spec.obs, is_set, own) if all(both)]
+    sets = [name for name, asked, already in zip(usual.names, is_set, own) if asked and not already]
+    most = max(sizes, default=Reading().max_entities)
+    return encoder(space, Reading(max_entities=most, sets=tuple(sets)))
+
+
+def _step(row: int) -> str:
+    return f"step {row}"
+
+
+def _pairs(obs: Obs, action: Action, episode: Any, spec: Spec) -> Demonstrations:
     """Lay out an episode of T actions as T + 1 pairs."""
     steps = len(episode.rewards)
-    lengths = (len(action.discrete), len(obs))
-    if lengths != (steps, steps + 1) or not steps:
+    lengths = (len(action.discrete), *map(len, obs))
+    if lengths != (steps, *(steps + 1 for _ in obs)) or not steps:
         raise ValueError(
             f"`rewards` must be as many as actions and one less than observations, got {steps} "
             f"and {lengths}."
@@ -85,7 +109,7 @@ def _pairs(obs: np.ndarray, action: Action, episode: Any, spec: Spec) -> Demonst
     terminated = last & bool(episode.terminations[-1])
     nothing = tree.map(lambda x: torch.zeros_like(x[:1]), action)
     return Demonstrations(
-        obs=(torch.from_numpy(obs),),
+        obs=obs,
         action=tree.map(lambda x, y: torch.cat([x, y]), action, nothing),
         action_mask=torch.ones(steps + 1, spec.action.choices, dtype=torch.bool),
         rewards=torch.cat([torch.zeros(1), rewards]),

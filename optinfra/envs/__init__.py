@@ -31,3 +31,4 @@ from optinfra.envs.registry import TENSOR_GROUPS as TENSOR_GROUPS
 from optinfra.envs.registry import make as make
 from optinfra.envs.rooms import RoomsState as RoomsState
 from optinfra.envs.rooms import rooms as rooms
+from optinfra.envs.spaces import Reading as Reading

@@ -4,7 +4,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from optinfra.envs.spaces import decoder, encoder
+from optinfra.envs.observations import environment
+from optinfra.envs.spaces import USUAL, Reading, decoder, encoder
 from optinfra.types import Action, Spec
 
 # The values of gymnasium.vector.AutoresetMode, which is not imported before it is needed.
@@ -25,8 +26,8 @@ class VectorStep(NamedTuple):
     `next_obs` and `obs` may be the same arrays, and are where no episode ended.
     """
 
-    obs: tuple[np.ndarray, ...]  # [N, *shape] float32 each, to act on next
-    next_obs: tuple[np.ndarray, ...]  # [N, *shape] float32 each, what really followed
+    obs: tuple[np.ndarray, ...]  # [N, *shape] float32 or uint8 each, to act on next
+    next_obs: tuple[np.ndarray, ...]  # the same, what really followed
     reward: np.ndarray  # [N] float32
     terminated: np.ndarray  # [N] bool
     truncated: np.ndarray  # [N] bool
@@ -46,15 +47,17 @@ class GymnasiumVector:
     _lengths: np.ndarray  # [N] int64, its steps
     _waiting: np.ndarray  # [N] bool, the next step will only reset
 
-    def __init__(self, envs: Any) -> None:
+    def __init__(self, envs: Any, reading: Reading = USUAL) -> None:
         """Take over a vector environment.
 
         Args:
           envs: a `gymnasium.vector.VectorEnv`; its spaces are those of `encoder`, `decoder`.
+          reading: how observations are read; see `Reading`.
 
         Raises:
           TypeError: `envs` is no vector environment.
-          ValueError: a space is not supported, or `envs` does not say how it resets.
+          ValueError: a space is not supported, `reading` does not fit it, or `envs` does not
+            say how it resets.
         """
         from gymnasium.vector import VectorEnv
 
@@ -66,9 +69,9 @@ class GymnasiumVector:
         self.num_envs: int = envs.num_envs
         self._envs = envs
         self._mode = autoreset_mode(envs)
-        self._encoder = encoder(envs.single_observation_space)
+        self._encoder = encoder(envs.single_observation_space, reading)
         self._decoder = decoder(envs.single_action_space, envs.num_envs)
-        self.spec = Spec(obs=(self._encoder.shape,), action=self._decoder.spec)
+        self.spec: Spec = self._encoder.spec(self._decoder.spec)
         self._forget()
 
     def reset(self, seed: int | None = None) -> tuple[np.ndarray, ...]:
@@ -78,14 +81,15 @@ class GymnasiumVector:
           seed: environments are seeded from it, each apart; without one they draw on.
 
         Returns:
-          `[N, *shape]` float32 each, the observations to act on.
+          `[N, *shape]` float32 or uint8 each, the observations to act on.
 
         Raises:
-          ValueError: an observation is not finite; the message names the environment.
+          ValueError: an observation is not finite, or not of its space; the message names the
+            environment.
         """
         self._forget()
         raw, _ = self._envs.reset(seed=seed)
-        return (self._encoder.encode(raw),)
+        return self._encoder.encode(raw)
 
     def step(self, action: Action) -> VectorStep:
         """Act once in every environment.
@@ -115,9 +119,9 @@ class GymnasiumVector:
         ended = terminated | truncated
         episodes: tuple[Episode, ...] = ()
         if ended.any():
-            obs, next_obs = self._restart(ended, raw, obs, info)
+            obs, next_obs = self._restart(ended, obs, info)
             episodes = self._finish(ended)
-        return VectorStep((obs,), (next_obs,), reward, terminated, truncated, mask, episodes)
+        return VectorStep(obs, next_obs, reward, terminated, truncated, mask, episodes)
 
     def close(self) -> None:
         """Release what the environments hold."""
@@ -130,17 +134,20 @@ class GymnasiumVector:
         self._waiting = np.zeros(self.num_envs, dtype=bool)
 
     def _restart(
-        self, ended: np.ndarray, raw: Any, obs: np.ndarray, info: dict[str, Any]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Tell what to act on next from what followed, where some episodes ended."""
-        if self._mode == SAME_STEP:
-            return obs, self._encoder.encode(with_final_rows(raw, ended, info))
+        self, ended: np.ndarray, obs: tuple[np.ndarray, ...], info: dict[str, Any]
+    ) -> tuple[tuple[np.ndarray, ...], tuple[np.ndarray, ...]]:
+        """Tell what to act on next, and what followed, where some episodes ended."""
         if self._mode == NEXT_STEP:
             return obs, obs
+        if self._mode == SAME_STEP:
+            envs = np.flatnonzero(ended)
+            final = self._encoder.encode_rows(
+                final_observations(envs, info), lambda row: environment(envs[row])
+            )
+            return obs, replaced(obs, ended, final)
         raw, _ = self._envs.reset(options={"reset_mask": ended.copy()})
-        first = obs.copy()
-        first[ended] = self._encoder.encode(raw)[ended]
-        return first, obs
+        first = tuple(x[ended] for x in self._encoder.encode(raw))
+        return replaced(obs, ended, first), obs
 
     def _finish(self, ended: np.ndarray) -> tuple[Episode, ...]:
         """Report the ended episodes and let their environments begin to count anew."""
@@ -172,13 +179,21 @@ def autoreset_mode(envs: Any) -> str:
     return mode
 
 
-def with_final_rows(raw: Any, ended: np.ndarray, info: dict[str, Any]) -> np.ndarray:
-    """Put the final observations that `info` holds in the place of a new episode's first."""
+def final_observations(envs: np.ndarray, info: dict[str, Any]) -> list[Any]:
+    """Take from `info` what the environments saw last whose episodes ended."""
     if "final_obs" not in info:
         raise ValueError(f"`info` must hold `final_obs` where an episode ends, got {sorted(info)}.")
-    following = np.array(raw)
-    following[ended] = np.stack(list(info["final_obs"][ended]))
-    return following
+    return [info["final_obs"][env] for env in envs]
+
+
+def replaced(
+    obs: tuple[np.ndarray, ...], rows: np.ndarray, by: tuple[np.ndarray, ...]
+) -> tuple[np.ndarray, ...]:
+    """Copy observations `[N, …]`, with others in some rows."""
+    copies = tuple(x.copy() for x in obs)
+    for x, other in zip(copies, by):
+        x[rows] = other
+    return copies
 
 
 def require_finite(reward: np.ndarray) -> None:

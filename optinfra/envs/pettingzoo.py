@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from optinfra.envs.gymnasium import Episode
-from optinfra.envs.spaces import decoder, unsupported
+from optinfra.envs.observations import Encoder
+from optinfra.envs.spaces import USUAL, Reading, decoder, encoder
 from optinfra.types import Action, Spec
 
 NUMBERED = re.compile(r"(.*)_\d+", re.DOTALL)  # an agent's name: its group's and its number
@@ -20,9 +21,9 @@ class GroupVectorStep(NamedTuple):
     An agent that leaves with this step is shown what it sees last, an absent one zeros.
     """
 
-    obs: tuple[np.ndarray, ...]  # [B, A, D] float32, to act on next
+    obs: tuple[np.ndarray, ...]  # [B, A, *shape] float32 or uint8 each, to act on next
     present: np.ndarray  # [B, A] bool, who acts next
-    next_obs: tuple[np.ndarray, ...]  # [B, A, D] float32, what really followed
+    next_obs: tuple[np.ndarray, ...]  # the same, what really followed
     next_present: np.ndarray  # [B, A] bool, who was really there, as who is cut with its group
     reward: np.ndarray  # [B, A] float32, 0 for who was absent before the step
     group_reward: np.ndarray  # [B] float32, 0: PettingZoo pays each agent its own
@@ -31,10 +32,13 @@ class GroupVectorStep(NamedTuple):
     episodes: tuple[Episode, ...]  # of the groups that ended, `env` is the row
 
 
+Seen = dict[tuple[int, int, int], Any]  # observations by place: environment, group and slot
+
+
 class Told(NamedTuple):
     """What E environments of G groups of A agents say of each agent after a step."""
 
-    obs: np.ndarray  # [E, G, A, D] float32, 0 for who was and is absent
+    obs: tuple[np.ndarray, ...]  # [E, G, A, *shape] each, 0 for who was and is absent
     present: np.ndarray  # [E, G, A] bool, who goes on
     reward: np.ndarray  # [E, G, A] float32
     terminated: np.ndarray  # [E, G, A] bool
@@ -57,22 +61,27 @@ class PettingZooGroups:
     _lengths: np.ndarray  # [B] int64, its steps
 
     def __init__(
-        self, envs: Sequence[Any], *, group_of: Callable[[Any], str] | None = None
+        self,
+        envs: Sequence[Any],
+        *,
+        group_of: Callable[[Any], str] | None = None,
+        reading: Reading = USUAL,
     ) -> None:
         """Take over environments.
 
         Args:
           envs: E ≥ 1 copies of one `pettingzoo.ParallelEnv`, each an object of its own. It names
-            its `possible_agents`; all see a vector, a Box `[D]`, and act in one and the same
-            space, of those of `decoder`.
+            its `possible_agents`; all see the same, bounds of Boxes apart, in a space of those
+            of `encoder`, and act in one and the same space, of those of `decoder`.
           group_of: an agent's name to that of its group; by default what stands before the last
             `_<number>`, the whole name where none does.
+          reading: how observations are read; see `Reading`.
 
         Raises:
           ModuleNotFoundError: PettingZoo is not installed.
           TypeError: one of `envs` is no parallel environment.
           ValueError: there is none, they differ in their agents, agents differ in what they see
-            or do, or a space is not supported.
+            or do, a space is not supported, or `reading` does not fit it.
         """
         require_parallel(envs)
         agents = same_agents(envs)
@@ -81,10 +90,11 @@ class PettingZooGroups:
         self.num_groups: int = len(self._envs) * len(self.groups)
         self.agents: int = 1 + max(slot for _, slot in self._slots.values())
         self._axes = (len(self._envs), len(self.groups), self.agents)
-        self._size = same_size([(a, env.observation_space(a)) for env in envs for a in agents])
+        seen = [(agent, env.observation_space(agent)) for env in envs for agent in agents]
+        self._encoder = same_encoder(seen, reading)
         space = same_space([(a, env.action_space(a)) for env in envs for a in agents])
         self._decoder = decoder(space, self.num_groups * self.agents)
-        self.spec = Spec(obs=((self._size,),), action=self._decoder.spec)
+        self.spec: Spec = self._encoder.spec(self._decoder.spec)
         self._forget()
 
     def reset(self, seed: int | None = None) -> tuple[tuple[np.ndarray, ...], np.ndarray]:
@@ -94,19 +104,19 @@ class PettingZooGroups:
           seed: copy i is seeded with `seed` + i; without one they draw on.
 
         Returns:
-          `[B, A, D]` float32 in a tuple, the observations to act on, and `[B, A]` bool, who acts.
+          `[B, A, *shape]` each, the observations to act on, and `[B, A]` bool, who acts.
 
         Raises:
-          ValueError: an observation is missing, has a wrong shape or is not finite, or nobody
-            is there; the message names the environment and the agent.
+          ValueError: an observation is missing, not of its space or not finite, or nobody is
+            there; the message names the environment and the agent.
         """
         self._forget()
-        first = self._blank()
+        first, seen = self._blank(), Seen()
         for i in range(len(self._envs)):
-            self._begin(i, first, None if seed is None else seed + i)
-        self._require_finite("obs", first.obs)
+            seen |= self._begin(i, first, None if seed is None else seed + i)
+        self._show(first.obs, seen)
         self._present = first.present.copy()
-        return (self._rows(first.obs),), self._rows(first.present)
+        return self._all_rows(first.obs), self._rows(first.present)
 
     def step(self, action: Action) -> GroupVectorStep:
         """Act once with every agent that is present.
@@ -123,10 +133,10 @@ class PettingZooGroups:
             something that is not finite; the message names both.
         """
         chosen = self._decode(action)
-        told = self._blank()
+        told, seen = self._blank(), Seen()
         for i in range(len(self._envs)):
-            self._act(i, chosen[i], told)
-        self._require_finite("obs", told.obs)
+            seen |= self._act(i, chosen[i], told)
+        self._show(told.obs, seen)
         self._require_finite("reward", told.reward)
         left = self._present & ~told.present
         ended = np.logical_and(self._present.any(-1), ~told.present.any(-1))
@@ -138,9 +148,9 @@ class PettingZooGroups:
         first = self._restart(told)
         self._present = first.present.copy()
         return GroupVectorStep(
-            obs=(self._rows(first.obs),),
+            obs=self._all_rows(first.obs),
             present=self._rows(first.present),
-            next_obs=(self._rows(told.obs),),
+            next_obs=self._all_rows(told.obs),
             next_present=self._rows(told.present | cut),
             reward=self._rows(told.reward),
             group_reward=np.zeros(self.num_groups, np.float32),
@@ -163,12 +173,15 @@ class PettingZooGroups:
     def _blank(self) -> Told:
         """Make arrays in which nobody is there."""
         flags = [np.zeros(self._axes, bool) for _ in range(3)]
-        obs = np.zeros((*self._axes, self._size), np.float32)
+        obs = self._encoder.blank(self._axes)
         return Told(obs, flags[0], np.zeros(self._axes, np.float32), *flags[1:])
 
     def _rows(self, x: np.ndarray) -> np.ndarray:
         """Lay environments and groups end to end, `[E, G, …]` as `[B, …]`."""
         return x.reshape(self.num_groups, *x.shape[2:])
+
+    def _all_rows(self, obs: tuple[np.ndarray, ...]) -> tuple[np.ndarray, ...]:
+        return tuple(map(self._rows, obs))
 
     def _decode(self, action: Action) -> np.ndarray:
         """Turn actions into those of the space, `[E, G, A, …]`."""
@@ -182,21 +195,24 @@ class PettingZooGroups:
         chosen = self._decoder.decode(Action._make(parts))
         return chosen.reshape(*self._axes, *chosen.shape[1:])
 
-    def _begin(self, i: int, first: Told, seed: int | None = None) -> None:
-        """Begin an episode in environment i, and put what is seen there into `first`."""
+    def _begin(self, i: int, first: Told, seed: int | None = None) -> Seen:
+        """Begin an episode in environment i, and put into `first` who is there, blind as yet."""
         obs, _ = self._envs[i].reset(seed=seed)
         agents = self._known(i)
         if not agents:
             raise ValueError(f"`agents` of environment {i} must not be empty after its reset.")
         self._gone[i] = first.present[i] = False
-        first.obs[i] = 0.0
+        for x in first.obs:
+            x[i] = 0
+        seen = Seen()
         for agent in agents:
             place = i, *self._slots[agent]
             first.present[place] = True
-            first.obs[place] = self._seen(obs, agent, i)
+            seen[place] = word("obs", obs, agent, i)
+        return seen
 
-    def _act(self, i: int, chosen: np.ndarray, told: Told) -> None:
-        """Step environment i, and put what it says into `told`."""
+    def _act(self, i: int, chosen: np.ndarray, told: Told) -> Seen:
+        """Step environment i, and put what it says into `told`, but for what is seen."""
         present = self._present[i]
         acting = [agent for agent, slot in self._slots.items() if present[slot]]
         said = self._envs[i].step({agent: chosen[self._slots[agent]] for agent in acting})
@@ -208,22 +224,34 @@ class PettingZooGroups:
             told.truncated[place] = word("truncated", truncated, agent, i)
         # Some environments keep an agent that is done in their list.
         self._gone[i] |= told.terminated[i] | told.truncated[i]
-        agents = self._known(i)
+        agents, seen = self._known(i), Seen()
         for agent in dict.fromkeys([*acting, *agents]):
             place = i, *self._slots[agent]
             told.present[place] = agent in agents and not self._gone[place]
             if agent in acting or told.present[place]:
-                told.obs[place] = self._seen(obs, agent, i)
+                seen[place] = word("obs", obs, agent, i)
+        return seen
+
+    def _show(self, obs: tuple[np.ndarray, ...], seen: Seen) -> None:
+        """Encode what is seen at some places, and put it there."""
+        places = list(seen)
+        encoded = self._encoder.encode_rows(
+            list(seen.values()), lambda row: self._whose(*places[row])
+        )
+        where = tuple(np.array(places).T)
+        for x, rows in zip(obs, encoded):
+            x[where] = rows
 
     def _restart(self, told: Told) -> Told:
         """Begin anew where everybody has left, and tell what to act on next."""
         over = ~told.present.any((1, 2))
         if not over.any():
             return told
-        first = told._replace(obs=told.obs.copy(), present=told.present.copy())
+        copies = tuple(x.copy() for x in told.obs)
+        first, seen = told._replace(obs=copies, present=told.present.copy()), Seen()
         for i in np.flatnonzero(over):
-            self._begin(int(i), first)
-        self._require_finite("obs", first.obs)
+            seen |= self._begin(int(i), first)
+        self._show(first.obs, seen)
         return first
 
     def _known(self, i: int) -> list[Any]:
@@ -236,25 +264,17 @@ class PettingZooGroups:
                 )
         return agents
 
-    def _seen(self, obs: Mapping[Any, Any], agent: Any, i: int) -> np.ndarray:
-        """What environment i shows an agent."""
-        x = np.asarray(word("obs", obs, agent, i))
-        if x.shape != (self._size,):
-            raise ValueError(
-                f"`obs` of agent {agent!r} in environment {i} must have shape [{self._size}], "
-                f"got {list(x.shape)}."
-            )
-        return x
+    def _whose(self, i: int, group: int, slot: int) -> str:
+        """Name the agent at a place."""
+        agent = next(a for a, place in self._slots.items() if place == (group, slot))
+        return f"agent {agent!r} in environment {i}"
 
     def _require_finite(self, name: str, x: np.ndarray) -> None:
-        """Raise ValueError unless `x` `[E, G, A, …]` is finite; the message names the agent."""
+        """Raise ValueError unless `x` `[E, G, A]` is finite; the message names the agent."""
         finite = np.isfinite(x)
         if not finite.all():
             at = tuple(np.argwhere(~finite)[0].tolist())
-            agent = next(a for a, slot in self._slots.items() if slot == at[1:3])
-            raise ValueError(
-                f"`{name}` of agent {agent!r} in environment {at[0]} must be finite, got {x[at]}."
-            )
+            raise ValueError(f"`{name}` of {self._whose(*at)} must be finite, got {x[at]}.")
 
     def _account(self, reward: np.ndarray, ended: np.ndarray) -> tuple[Episode, ...]:
         """Add to the accounts of all groups; report and close those of the `ended` `[B]`."""
@@ -332,18 +352,13 @@ def same_agents(envs: Sequence[Any]) -> list[Any]:
     return named[0]
 
 
-def same_size(spaces: Sequence[tuple[Any, Any]]) -> int:
-    """The size of the vector that every agent sees, or ValueError where that is not one."""
-    from gymnasium.spaces import Box
-
-    for _, space in spaces:
-        if not isinstance(space, Box) or len(space.shape) != 1:
-            raise unsupported("observation_space", space, "a Box of one axis")
-    agent, space = spaces[0]
-    for other, seen in spaces:
-        if seen.shape != space.shape:
-            raise different("observation_space", (agent, space), (other, seen))
-    return int(space.shape[0])
+def same_encoder(spaces: Sequence[tuple[Any, Any]], reading: Reading) -> Encoder:
+    """The encoder of what every agent sees, or ValueError where they see different things."""
+    one = encoder(spaces[0][1], reading)
+    for other in spaces:
+        if other[1] != spaces[0][1] and encoder(other[1], reading) != one:
+            raise different("observation_space", spaces[0], other)
+    return one
 
 
 def same_space(spaces: Sequence[tuple[Any, Any]]) -> Any:

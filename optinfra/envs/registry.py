@@ -17,6 +17,7 @@ from optinfra.envs.pendulum import pendulum
 from optinfra.envs.pettingzoo import PettingZooGroups
 from optinfra.envs.recall import recall
 from optinfra.envs.rooms import rooms
+from optinfra.envs.spaces import USUAL, Reading
 
 TENSOR_PREFIX = "tensor:"
 TENSOR_ENVS: Mapping[str, Callable[..., Env]] = {
@@ -46,6 +47,7 @@ def make(
     *,
     vectorization: str = "auto",
     env_kwargs: Mapping[str, Any] | None = None,
+    reading: Reading = USUAL,
 ) -> Env | GroupEnv | GymnasiumVector | PettingZooGroups:
     """Make an environment by its name.
 
@@ -60,6 +62,7 @@ def make(
         own, `vector_entry_point` all at once where the environment has such a form; `auto`
         takes the last where it is proven equal, else the first.
       env_kwargs: keyword arguments of the environment itself.
+      reading: how observations of Gymnasium and PettingZoo are read; see `envs.spaces`.
 
     Returns:
       An `Env` or a `GroupEnv`, or over N environments a `GymnasiumVector` or
@@ -67,22 +70,29 @@ def make(
 
     Raises:
       ValueError: the name is unknown (the message tells close ones), `num_envs` lies below 1,
-        `vectorization` is none of these, or a space is not supported.
+        `vectorization` is none of these, a space is not supported, or `reading` names what
+        cannot be, or anything of one in tensors, whose spec says it all.
       ModuleNotFoundError: a package is missing; the message tells what to install.
     """
     if name.startswith(TENSOR_PREFIX):
         factories: dict[str, Callable[..., Env | GroupEnv]] = {**TENSOR_ENVS, **TENSOR_GROUPS}
         if name not in factories:
             raise unknown(name, factories)
+        for argument in ("goals", "sets"):
+            if names := getattr(reading, argument):
+                raise ValueError(
+                    f"`{argument}` must be empty for `{name}`, whose spec tells, got {names}."
+                )
         return factories[name](**(env_kwargs or {}))
     if num_envs < 1:
         raise ValueError(f"`num_envs` must lie in [1, inf), got {num_envs}.")
     if vectorization not in VECTORIZATIONS:
         raise ValueError(f"`vectorization` must be one of {VECTORIZATIONS}, got {vectorization!r}.")
     if name.startswith(PETTINGZOO_PREFIX):
-        return make_groups(name, num_envs, env_kwargs or {})
+        return make_groups(name, num_envs, env_kwargs or {}, reading)
     gymnasium = import_for(name, "gymnasium", "'optinfra[train]'")
-    return GymnasiumVector(make_vector(gymnasium, name, num_envs, vectorization, env_kwargs or {}))
+    made = make_vector(gymnasium, name, num_envs, vectorization, env_kwargs or {})
+    return GymnasiumVector(made, reading)
 
 
 def make_vector(
@@ -115,7 +125,9 @@ def make_vector(
         raise ModuleNotFoundError(f"`{name}` cannot be made: {reason}.{install}") from error
 
 
-def make_groups(name: str, num_envs: int, env_kwargs: Mapping[str, Any]) -> PettingZooGroups:
+def make_groups(
+    name: str, num_envs: int, env_kwargs: Mapping[str, Any], reading: Reading
+) -> PettingZooGroups:
     """Make copies of a PettingZoo environment by the path of its module."""
     import_for(name, "pettingzoo", "'optinfra[groups]'")
     parallel_env = getattr(parallel_module(name), "parallel_env", None)
@@ -123,7 +135,8 @@ def make_groups(name: str, num_envs: int, env_kwargs: Mapping[str, Any]) -> Pett
         raise ValueError(
             f"`env` must be the name of a module that has a `parallel_env`, got {name!r}."
         )
-    return PettingZooGroups([parallel_env(**env_kwargs) for _ in range(num_envs)])
+    copies = [parallel_env(**env_kwargs) for _ in range(num_envs)]
+    return PettingZooGroups(copies, reading=reading)
 
 
 def parallel_module(name: str) -> Any:

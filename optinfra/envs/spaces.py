@@ -1,18 +1,41 @@
 """Between Gymnasium's spaces and optinfra's observations and actions, on numpy arrays."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from optinfra.envs.observations import (
+    BYTE,
+    Choices,
+    Encoder,
+    Entities,
+    Kind,
+    Numbers,
+    Part,
+    name_of,
+)
 from optinfra.types import Action, ActionSpec
 
+GOAL = "desired_goal"  # the key of Gymnasium's environments with goals
+MOST_CHANNELS = 4  # a last axis of up to so many is always taken for channels
+VECTOR, SET, IMAGE = 1, 2, 3  # how many axes an observation has
 
-class Encoder(NamedTuple):
-    """How a batch of observations of one space becomes float32."""
 
-    shape: tuple[int, ...]  # of one observation
-    encode: Callable[[Any], np.ndarray]  # (batch [N, …]) -> [N, *shape] in memory of its own
+class Reading(NamedTuple):
+    """How observations are read, in what their space does not say.
+
+    Names are paths in nested Dicts and Tuples, such as `task.target` or `1.target`; that of a
+    Dict means all that is in it. An observation by itself is called `obs`.
+    """
+
+    max_entities: int = 16  # of a Sequence
+    goals: tuple[str, ...] = ()  # names of goals, besides those called `desired_goal`
+    sets: tuple[str, ...] = ()  # names of Boxes `[N, D]` that are sets of entities
+
+
+USUAL = Reading()
 
 
 class Decoder(NamedTuple):
@@ -22,31 +45,125 @@ class Decoder(NamedTuple):
     decode: Callable[[Action], np.ndarray]  # (action [N, …]) -> [N, *shape of the space]
 
 
-def encoder(space: Any) -> Encoder:
+def encoder(space: Any, reading: Reading = USUAL) -> Encoder:
     """Make the encoder of an observation space.
 
-    A Box keeps its shape (one of rank 0 becomes `[1]`) and its numbers. Discrete and
-    MultiDiscrete become one-hot `[Σ nₖ]`, component after component.
+    Dict and Tuple give as many observations as they have parts, in their own order and at any
+    depth. Each of these is one:
+
+        Box []                          vector [1]
+        Box [D]                         vector [D]
+        Box [H, W] of bytes             image [1, H, W] of bytes
+        Box [H, W, C] or [C, H, W]      image [C, H, W], of bytes or of floats
+        Box [N, D] among the sets       set [N, D], absent entities are the rows of zeros
+        Box of other axes               vector, laid out row by row
+        MultiBinary                     as a Box of floats
+        Discrete, MultiDiscrete         vector [Σ nₖ], one-hot, component after component
+        Sequence of vectors [D]         set [max_entities, D + 1]
+
+    Bytes are uint8 in [0, 255] and stay so; all else becomes float32 in its own numbers. An
+    image's channels are its last axis, if it has at most 4 or fewer than the others; else its
+    first, if that is the shortest; else its last. A Sequence, stacked or not, may be of
+    whatever becomes vectors, a Dict of them for one. Since zeros stand for an absent entity,
+    each that is there has a 1 as its last feature.
 
     Args:
       space: of a single environment.
+      reading: names of goals and sets, and the largest number of entities.
 
     Returns:
-      An `Encoder`. `encode` raises ValueError where an observation is not finite or not of
-      its space; the message names the environment.
+      An `Encoder`.
 
     Raises:
-      ValueError: the space is of another kind; the message names it.
+      ValueError: the space or a part of it is of another kind, nothing is seen, or `reading`
+        names what cannot be; the message names it.
     """
+    if reading.max_entities < 1:
+        raise ValueError(f"`max_entities` must lie in [1, inf), got {reading.max_entities}.")
+    parts = tuple(parts_of(space, (), reading))
+    if not parts:
+        raise unsupported("observation_space", space, "a space with something to see")
+    require_known(parts, reading)
+    return Encoder(parts)
+
+
+def parts_of(space: Any, path: tuple[Any, ...], reading: Reading) -> Iterator[Part]:
+    """Find the observations of a space, depth first."""
     from gymnasium import spaces
 
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        inner = space.spaces
+        for key, each in inner.items() if isinstance(inner, dict) else enumerate(inner):
+            yield from parts_of(each, (*path, key), reading)
+        return
+    is_goal = GOAL in path or is_among(reading.goals, path)
+    yield Part(path, kind_of(space, path, reading), is_goal)
+
+
+def require_known(parts: tuple[Part, ...], reading: Reading) -> None:
+    """Raise ValueError unless goals and sets are names of what can be one."""
+    for argument, names in (("goals", reading.goals), ("sets", reading.sets)):
+        for name in names:
+            if not any(is_among((name,), part.path) for part in parts):
+                known = ", ".join(part.name for part in parts)
+                raise ValueError(
+                    f"`{argument}` must name observations, got {name!r}. There are {known}."
+                )
+    for part in parts:
+        is_set = len(part.kind.shape) == SET
+        if part.is_goal and is_set:
+            raise ValueError(f"`goals` must be vectors or images, got `{part.name}`, a set.")
+        if is_among(reading.sets, part.path) and not is_set:
+            raise ValueError(f"`sets` must be Boxes [N, D], got `{part.name}`, which is none.")
+
+
+def is_among(names: tuple[str, ...], path: tuple[Any, ...]) -> bool:
+    """Tell whether one of the names is that of an observation, or of what it is a part of."""
+    own = name_of(path)
+    return any(own == name or own.startswith(f"{name}.") for name in names)
+
+
+def kind_of(space: Any, path: tuple[Any, ...], reading: Reading) -> Kind:
+    """Decide what an observation becomes."""
+    from gymnasium import spaces
+
+    is_set = is_among(reading.sets, path)
     if isinstance(space, spaces.Box):
-        return box_encoder(space.shape or (1,))
+        is_bytes = space.dtype == np.uint8 and (space.low == 0).all() and (space.high == BYTE).all()
+        return box_kind(space.shape, bool(is_bytes), is_set)
+    if isinstance(space, spaces.MultiBinary):
+        return box_kind(space.shape, False, is_set)
     if isinstance(space, spaces.Discrete):
-        return one_hot_encoder(np.array([space.n]), np.array([space.start]))
+        return Choices((int(space.n),), (int(space.start),), ())
     if isinstance(space, spaces.MultiDiscrete):
-        return one_hot_encoder(space.nvec.ravel(), space.start.ravel())
-    raise unsupported("observation_space", space, "Box, Discrete or MultiDiscrete")
+        numbers, starts = space.nvec.ravel().tolist(), space.start.ravel().tolist()
+        return Choices(tuple(numbers), tuple(starts), space.nvec.shape)
+    if isinstance(space, spaces.Sequence):
+        element = Encoder(tuple(parts_of(space.feature_space, (), USUAL)))
+        if not element.parts or any(len(p.kind.shape) != VECTOR for p in element.parts):
+            raise unsupported("observation_space", space, "a Sequence of vectors", path)
+        return Entities(element, reading.max_entities, space.stack)
+    kinds = "Box, Discrete or MultiDiscrete, or a Dict, Tuple or Sequence of them"
+    raise unsupported("observation_space", space, kinds, path)
+
+
+def box_kind(shape: tuple[int, ...], is_bytes: bool, is_set: bool) -> Kind:
+    """Decide what an array of numbers becomes."""
+    if len(shape) == SET and is_set:
+        return Numbers(shape, shape)
+    dtype = np.uint8 if is_bytes else np.float32
+    if len(shape) == IMAGE:
+        last = channels_last(shape)
+        return Numbers(shape, (shape[2], *shape[:2]) if last else shape, last, dtype)
+    if len(shape) == 2 and is_bytes:
+        return Numbers(shape, (1, *shape), dtype=np.uint8)
+    return Numbers(shape, (math.prod(shape),))
+
+
+def channels_last(shape: tuple[int, ...]) -> bool:
+    """Tell whether an image `[H, W, C]` came, or else `[C, H, W]`; see `encoder`."""
+    first, middle, last = shape
+    return last <= MOST_CHANNELS or last < min(first, middle) or first >= min(middle, last)
 
 
 def decoder(space: Any, num_envs: int) -> Decoder:
@@ -78,46 +195,10 @@ def decoder(space: Any, num_envs: int) -> Decoder:
     raise unsupported("action_space", space, "a float Box, Discrete or MultiDiscrete")
 
 
-def unsupported(name: str, space: Any, kinds: str) -> ValueError:
+def unsupported(name: str, space: Any, kinds: str, path: tuple[Any, ...] = ()) -> ValueError:
     """The error that names a space of a kind that cannot be read or written here."""
-    return ValueError(f"`{name}` must be {kinds}, got {space}. Wrap the environment to change it.")
-
-
-def box_encoder(shape: tuple[int, ...]) -> Encoder:
-    """Copy numbers as they are, and refuse those that are not finite."""
-
-    def encode(batch: Any) -> np.ndarray:
-        obs = np.array(batch, dtype=np.float32)  # a copy: environments reuse their buffers
-        finite = np.isfinite(obs)
-        if not finite.all():
-            env = int(np.argwhere(~finite)[0, 0])
-            row = np.ravel(obs[env])
-            at = int(np.flatnonzero(~np.isfinite(row))[0])
-            raise ValueError(
-                f"`obs` of environment {env} must be finite, got {row[at]} at position {at}."
-            )
-        return obs.reshape(-1, *shape)
-
-    return Encoder(shape, encode)
-
-
-def one_hot_encoder(choices: np.ndarray, start: np.ndarray) -> Encoder:
-    """Mark the value of each component: `choices` `[K]` many, from `start` `[K]` on."""
-    values = np.concatenate([np.arange(s, s + n) for n, s in zip(choices, start)])
-    component = np.repeat(np.arange(len(choices)), choices)
-
-    def encode(batch: Any) -> np.ndarray:
-        chosen = np.reshape(batch, (-1, len(choices)))
-        marks = chosen[:, component] == values
-        if np.count_nonzero(marks) != chosen.size:
-            env = int(np.argmax(marks.sum(axis=1) != len(choices)))
-            raise ValueError(
-                f"`obs` of environment {env} must lie in {start.tolist()} to "
-                f"{(start + choices - 1).tolist()}, got {chosen[env].tolist()}."
-            )
-        return marks.astype(np.float32)
-
-    return Encoder((len(values),), encode)
+    at = ".".join([name, *map(str, path)])
+    return ValueError(f"`{at}` must be {kinds}, got {space}. Wrap the environment to change it.")
 
 
 def box_decoder(space: Any, num_envs: int) -> Decoder:
