@@ -30,6 +30,11 @@ def floats(seed, *shape):
     return torch.from_numpy(numbers.astype(np.float32))
 
 
+def bytes_of(seed, *shape):
+    """An image's bytes."""
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, shape, np.uint8))
+
+
 def episode(seed, number, steps, end="terminated", spec=SPEC):
     """An episode of so many pairs, the last of which ends it unless it is open."""
     draw = np.random.default_rng(seed)
@@ -37,7 +42,12 @@ def episode(seed, number, steps, end="terminated", spec=SPEC):
     discrete = [draw.integers(0, n, (steps, 1)) for n in sizes.branches]
     last = torch.arange(steps) == steps - 1
     return Demonstrations(
-        obs=tuple(floats(seed + 7 * i, steps, *shape) for i, shape in enumerate(spec.obs)),
+        obs=tuple(
+            bytes_of(seed + 7 * i, steps, *shape)
+            if i in spec.bytes
+            else floats(seed + 7 * i, steps, *shape)
+            for i, shape in enumerate(spec.obs)
+        ),
         action=Action(
             floats(seed + 1, steps, sizes.continuous),
             torch.from_numpy(np.concatenate(discrete or [np.zeros((steps, 0), int)], 1)),
@@ -73,13 +83,15 @@ def unflat(columns):
 
 @st.composite
 def specs(draw):
-    """Vectors, rows of entities and images; at least one action."""
+    """Vectors, rows of entities and images, goals among them; at least one action."""
     shape = st.lists(st.integers(1, 3), min_size=1, max_size=3).map(tuple)
     obs = tuple(draw(st.lists(shape, min_size=1, max_size=3)))
     continuous, branches = draw(
         st.tuples(st.integers(0, 2), st.lists(st.integers(1, 3), max_size=2)).filter(any)
     )
-    return Spec(obs, ActionSpec(continuous, tuple(branches)))
+    goals, in_bytes = (tuple(i for i in range(len(obs)) if draw(st.booleans())) for _ in "gb")
+    in_bytes = tuple(i for i in in_bytes if len(obs[i]) == 3)
+    return Spec(obs, ActionSpec(continuous, tuple(branches)), goals, in_bytes)
 
 
 @st.composite

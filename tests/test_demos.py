@@ -187,6 +187,47 @@ def test_images_become_channels_first_between_0_and_1(tmp_path, image, expected)
     np.testing.assert_array_equal(obs[0].numpy(), expected)
 
 
+def in_bytes(shape):
+    return Spec((shape,), ActionSpec(1), bytes=(0,))
+
+
+def test_images_become_the_bytes_they_were_where_the_agent_sees_bytes(tmp_path):
+    image = picture((6, 4, 5), png(COLOURS[:3]), png(COLOURS[3:]))
+    path = written(tmp_path / "a.demo", brain(1), pair(image, continuous=[0.0]))
+    loaded = demos.load(path, in_bytes((6, 4, 5)))
+    assert loaded.spec == in_bytes((6, 4, 5))
+    (obs,) = loaded.demonstrations.obs
+    assert obs.dtype == torch.uint8 and (obs[0].numpy() == COLOURS).all()
+
+
+def test_floats_of_an_image_are_rounded_to_bytes_and_refused_beyond_white(tmp_path):
+    shares = [0.0, 1.0, 0.25, 127.4 / 255, 127.6 / 255]
+    path = tmp_path / "a.demo"
+
+    def load(numbers):
+        image = {"shape": [1, 1, len(numbers)], "float_data": {"data": numbers}}
+        return demos.load(
+            written(path, brain(1), pair(image, continuous=[0.0])), in_bytes((1, 1, len(numbers)))
+        )
+
+    assert load(shares).demonstrations.obs[0].tolist() == [[[[0, 255, 64, 127, 128]]]]
+    for wrong in (1.5, -0.25):
+        told = f"{path}: observation 0 must lie in [0, 1] as an image, got {wrong}."
+        with pytest.raises(demos.DemoError, match=re.escape(told)):
+            load([0.5, wrong])
+
+
+def test_goals_are_those_that_the_first_pair_says_or_the_agents(tmp_path):
+    message = pair(continuous=[0.0])
+    message.agent_info.observations.add(
+        shape=[2], observation_type=1, float_data={"data": [1.0, 2.0]}
+    )
+    path = written(tmp_path / "a.demo", brain(1), message)
+    spec = Spec(((2,), (2,)), ActionSpec(1))
+    assert demos.load(path).spec == spec._replace(goals=(1,))
+    assert demos.load(path, spec._replace(goals=(0,))).spec.goals == (0,)
+
+
 # --- files and folders --------------------------------------------------------------------
 
 

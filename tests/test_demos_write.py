@@ -55,9 +55,13 @@ def metadata_of(data):
 def test_loading_what_was_saved_returns_it_bit_for_bit(tmp_path_factory, recording):
     spec, columns = recording
     path = tmp_path_factory.mktemp("demo") / "a.demo"
-    loaded = demos.load(save(path, columns, spec=spec))
+    loaded = demos.load(save(path, columns, spec=spec), spec)
     assert loaded.spec == spec
     assert_same_bits(loaded.demonstrations, columns)
+    untold = demos.load(path)
+    assert untold.spec == spec._replace(bytes=())
+    for i, (x, y) in enumerate(zip(untold.demonstrations.obs, columns.obs)):
+        assert torch.equal(x, y.float() / 255 if i in spec.bytes else y)
     assert os.listdir(path.parent) == ["a.demo"]
 
 
@@ -192,6 +196,18 @@ def test_what_would_be_read_otherwise_is_refused(tmp_path, columns, error, told)
 def test_what_loading_takes_for_damage_is_refused(tmp_path, spec, told):
     with pytest.raises(ValueError, match=re.escape(told)):
         save(tmp_path / "a.demo", WHOLE, spec=spec)
+
+
+@pytest.mark.parametrize(
+    ("in_bytes", "told"),
+    [((), "`obs[0]` must have dtype torch.float32, got torch.uint8."),
+     ((0, 1), "`obs[1]` must have dtype torch.uint8, got torch.float32.")],
+)  # fmt: skip
+def test_images_must_be_of_what_the_spec_says(tmp_path, in_bytes, told):
+    spec = Spec(((1, 2, 2), (3,)), ActionSpec(1), bytes=(0,))
+    columns = pairs([3], ["terminated"], 0, spec)
+    with pytest.raises(TypeError, match=re.escape(told)):
+        save(tmp_path / "a.demo", columns, spec=spec._replace(bytes=in_bytes))
 
 
 def test_another_suffix_is_refused(tmp_path):

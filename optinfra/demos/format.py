@@ -21,7 +21,9 @@ API_VERSIONS = (0, 1)  # 0 stands in no file that a release of ML-Agents wrote
 UNCOMPRESSED, PNG = 0, 1  # an observation's compression_type
 CONTINUOUS_SPACE = 1  # the brain's vector_action_space_type_deprecated; 0 is discrete
 MOST_LENGTH_BYTES = 10  # of a varint of 64 bits
+GOAL_SIGNAL = 1  # an observation's observation_type; 0 is any other
 IMAGE_AXES = MOST_AXES = 3  # of an observation
+BRIGHTEST = 255  # the byte of an image that stands for 1
 MOST_NUMBERS = 2**22  # in an observation: 16 MiB
 MOST_ACTIONS = 2**16  # continuous dimensions, and choices of all branches, together
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from optinfra.demos.format import missing
+from optinfra.demos.format import BRIGHTEST, missing
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 HEADER, PALETTE, CONTENT, END = b"IHDR", b"PLTE", b"IDAT", b"IEND"
@@ -20,7 +20,6 @@ HEADER_BYTES = 13
 FRAME_BYTES = 12  # of a chunk around its data: length, kind, checksum
 BIT_DEPTH = 8
 BANDS = {0: 1, 2: 3, 6: 4}  # by PNG's colour type: grey, RGB, RGBA
-WHITE = 255.0
 DROPPED = -1  # a channel that a mapping leaves out
 # Deflate makes at most 258 bytes of 2 bits: more than so many times its bytes no PNG holds.
 MOST_EXPANSION = 1032
@@ -131,7 +130,7 @@ def _pixels(image: _Image) -> np.ndarray:
             array = np.array(opened, dtype=np.float32)
     except (OSError, SyntaxError, ValueError, IndexError, EOFError, zlib.error) as error:
         raise Fault(f"a PNG was expected, got a damaged one: {error}") from None
-    pixels = array.reshape(image.height, image.width, -1) / WHITE
+    pixels = array.reshape(image.height, image.width, -1) / BRIGHTEST
     if pixels.shape[-1] != image.bands:
         raise Fault(f"a PNG of {image.bands} channels was expected, got {pixels.shape[-1]}")
     return np.moveaxis(pixels, -1, 0)

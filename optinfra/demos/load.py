@@ -5,7 +5,7 @@ from pathlib import Path
 
 from optinfra.demos.format import SUFFIX, DemoError, told
 from optinfra.demos.minari import PREFIX, from_minari
-from optinfra.demos.pairs import Loaded, joined, require_spec
+from optinfra.demos.pairs import Demonstrations, Loaded, joined, require_spec, with_bytes
 from optinfra.demos.read import read
 from optinfra.types import Spec
 
@@ -16,7 +16,8 @@ def load(path: str | os.PathLike, spec: Spec | None = None) -> Loaded:
     Args:
       path: a `.demo` file, a folder of which all such files are read in the order of their
         names, or `minari:ID` for a data set that Minari has on this machine.
-      spec: what the agent that is to learn sees and does; without it the first file tells.
+      spec: what the agent that is to learn sees and does; without it the first file tells, and
+        no image is of bytes.
 
     Returns:
       `Loaded`, with the pairs in the order of the files. Those with one agent id are of one
@@ -32,13 +33,14 @@ def load(path: str | os.PathLike, spec: Spec | None = None) -> Loaded:
     """
     if str(path).startswith(PREFIX):
         return from_minari(str(path).removeprefix(PREFIX), spec)
-    parts: list[Loaded] = []
+    parts: list[Demonstrations] = []
     for file in _files(Path(path)):
-        part = read(file)
-        spec = spec or part.spec
-        require_spec(str(file), part.spec, spec)
-        parts.append(part)
-    return Loaded(parts[0].spec, joined([part.demonstrations for part in parts]))
+        found, demonstrations = read(file)
+        spec = spec or found
+        require_spec(str(file), found, spec)
+        parts.append(with_bytes(str(file), demonstrations, spec))
+    assert spec is not None  # there is a file
+    return Loaded(spec, joined(parts))
 
 
 def _files(path: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from optinfra import tree
 from optinfra.check import require_integer
-from optinfra.demos.format import DemoError
+from optinfra.demos.format import BRIGHTEST, DemoError
 from optinfra.sequences import cut, is_warmup
 from optinfra.types import Action, ActionSpec, Obs, Spec, Transitions
 
@@ -19,7 +19,7 @@ class Demonstrations(NamedTuple):
     carries the flag and on which nothing was done.
     """
 
-    obs: Obs  # [N, *shape] float32 each; images in [0, 1], channels first
+    obs: Obs  # [N, *shape] each; images in [0, 1] or, if the spec says so, bytes, channels first
     action: Action  # [N, A] float32 and [N, K], as executed; without meaning at an end
     action_mask: Tensor  # [N, choices] bool, True where allowed
     rewards: Tensor  # [N] float32, received on arriving here: for what was done before
@@ -105,6 +105,22 @@ def sequences(demonstrations: Demonstrations, length: int, burn_in: int = 0) -> 
         pieces.append(piece._replace(mask=piece.mask & ~warmup))
         begin += size
     return tree.map(lambda *xs: torch.cat(xs), *pieces)
+
+
+def with_bytes(name: str, demonstrations: Demonstrations, spec: Spec) -> Demonstrations:
+    """Turn those images in [0, 1] into bytes that are bytes in a spec, as round(255·x).
+
+    Raises:
+      DemoError: a number of one lies outside [0, 1]; the message names the demonstrations.
+    """
+    obs = list(demonstrations.obs)
+    for i in spec.bytes:
+        outside = (obs[i] < 0) | (obs[i] > 1)
+        if bool(outside.any()):
+            came = obs[i][outside][0].item()
+            raise DemoError(f"{name}: observation {i} must lie in [0, 1] as an image, got {came}.")
+        obs[i] = (obs[i] * BRIGHTEST).round().to(torch.uint8)
+    return demonstrations._replace(obs=tuple(obs))
 
 
 def first_episodes(demonstrations: Demonstrations, episodes: int) -> Demonstrations:

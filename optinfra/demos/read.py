@@ -18,6 +18,7 @@ from optinfra.demos.format import (
     API_VERSIONS,
     BRAIN_OFFSET,
     CONTINUOUS_SPACE,
+    GOAL_SIGNAL,
     IMAGE_AXES,
     MOST_ACTIONS,
     MOST_AXES,
@@ -87,7 +88,7 @@ def read(path: Path) -> Loaded:
             begin, end = _delimited(data, at)
             message = _parsed(messages().Pair, data[begin:end])
             if not pairs:
-                spec = Spec(_shapes(message.agent_info), action)
+                spec = Spec(_shapes(message.agent_info), action, _goals(message.agent_info))
             pairs.append(_pair(message, at, spec, absent))
         at = end
     with _faults_at(path, at):
@@ -184,6 +185,12 @@ def _shapes(info: Any) -> tuple[tuple[int, ...], ...]:
             )
         shapes.append(shape)
     return tuple(shapes)
+
+
+def _goals(info: Any) -> tuple[int, ...]:
+    """Read which observations are goals."""
+    kinds = [observation.observation_type for observation in info.observations]
+    return tuple(i for i, kind in enumerate(kinds) if kind == GOAL_SIGNAL)
 
 
 def _pair(message: Any, offset: int, spec: Spec, absent: _Absent) -> _Pair:

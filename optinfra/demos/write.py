@@ -14,6 +14,8 @@ from optinfra.check import require_dtype, require_shape
 from optinfra.demos.format import (
     API_VERSIONS,
     BRAIN_OFFSET,
+    BRIGHTEST,
+    GOAL_SIGNAL,
     METADATA_BYTES,
     MOST_ACTIONS,
     MOST_AXES,
@@ -34,7 +36,8 @@ def save(path: str | os.PathLike, demonstrations: Demonstrations, *, name: str, 
     """Write a `.demo` file that ML-Agents reads, completely or not at all.
 
     Episodes stand one after the other, in their order, and each has an agent id of its own.
-    `load` returns what was saved, bit for bit. Images are written as floats.
+    `load` returns what was saved, bit for bit, given the spec. Images are written as floats,
+    those of bytes as 255ths.
 
     Args:
       path: of the file, which ends in `.demo`; what was there is replaced.
@@ -83,7 +86,7 @@ def _content(demonstrations: Demonstrations, name: str, spec: Spec) -> Iterator[
     brain.action_spec.discrete_branch_sizes.extend(spec.action.branches)
     yield delimited(brain)
     for row in range(len(demonstrations.episode)):
-        yield delimited(_pair(tree.take(demonstrations, row)))
+        yield delimited(_pair(tree.take(demonstrations, row), spec))
 
 
 def _metadata(demonstrations: Demonstrations, name: str) -> Any:
@@ -100,7 +103,7 @@ def _metadata(demonstrations: Demonstrations, name: str) -> Any:
     return metadata
 
 
-def _pair(pair: Demonstrations) -> Any:
+def _pair(pair: Demonstrations, spec: Spec) -> Any:
     """The message of one pair, whose columns have lost their axis `N`."""
     message = messages().Pair()
     info = message.agent_info
@@ -109,10 +112,11 @@ def _pair(pair: Demonstrations) -> Any:
     info.max_step_reached = bool(pair.truncated)
     if not pair.action_mask.all():
         info.action_mask.extend((~pair.action_mask).tolist())
-    for obs in pair.obs:
-        observation = info.observations.add()
+    for i, obs in enumerate(pair.obs):
+        numbers = obs / BRIGHTEST if i in spec.bytes else obs
+        observation = info.observations.add(observation_type=GOAL_SIGNAL * (i in spec.goals))
         observation.shape.extend(obs.shape)
-        observation.float_data.data.extend(obs.flatten().tolist())
+        observation.float_data.data.extend(numbers.flatten().tolist())
     message.action_info.continuous_actions.extend(pair.action.continuous.tolist())
     message.action_info.discrete_actions.extend(pair.action.discrete.tolist())
     return message
@@ -185,7 +189,8 @@ def _check_columns(demonstrations: Demonstrations, spec: Spec) -> None:
         "truncated": (demonstrations.truncated, ()),
     }
     dtypes = {"action.discrete": torch.int64, "episode": torch.int64, "action_mask": torch.bool,
-              "terminated": torch.bool, "truncated": torch.bool}  # fmt: skip
+              "terminated": torch.bool, "truncated": torch.bool,
+              **{f"obs[{i}]": torch.uint8 for i in spec.bytes}}  # fmt: skip
     for name, (x, shape) in columns.items():
         require_shape(name, x, (rows, *shape), "N, …")
         require_dtype(name, x, dtypes.get(name, torch.float32))
