@@ -17,7 +17,7 @@ FLOORS = [  # a floor may import only floors above it in this list
     {"lift"},
     {"streams", "credit"},
     {"iteration", "off_policy"},
-    {"settings", "checkpoint", "demos", "envs", "testing", "agents", "store"},
+    {"settings", "checkpoint", "demos", "envs", "testing", "agents", "store", "export"},
     {"train"},
     {"mlagents"},
     {"cli"},
@@ -31,7 +31,8 @@ SHELL = CORE | {
     "platform", "pkgutil",
 }  # fmt: skip
 # What one room only may import.
-EXTRA = {"testing": {"hypothesis"}, "envs": {"pettingzoo"}, "demos": {"google", "PIL", "minari"}}
+EXTRA = {"testing": {"hypothesis"}, "envs": {"pettingzoo"}, "demos": {"google", "PIL", "minari"},
+         "export": {"onnx"}}  # fmt: skip
 FIRST_SHELL_FLOOR = 9
 RANK = {name: rank for rank, floor in enumerate(FLOORS) for name in floor}
 ROOT = Path(__file__).parents[1] / "optinfra"
@@ -70,7 +71,7 @@ def test_imports_point_down(path):
 def test_importing_optinfra_loads_nothing_of_an_extra():
     heavy = ("jax", "chex", "hypothesis", "pytest", "gymnasium", "matplotlib", "pydantic", "yaml",
              "rich", "tensorboard", "safetensors", "google.protobuf", "PIL", "minari",
-             "pettingzoo")  # fmt: skip
+             "pettingzoo", "onnx")  # fmt: skip
     code = f"import sys, optinfra; print([m for m in {heavy!r} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
