@@ -143,7 +143,8 @@ def _blanked(batch: Transitions, *, sequences: bool) -> Transitions:
     that does not count warms the memory up.
     """
     later = batch.mask.flip(-1).cumsum(-1).flip(-1) if sequences else batch.mask
-    return tree.where(later > 0, batch, tree.map(torch.zeros_like, batch))
+    counted: Transitions = tree.blank(later > 0, batch)
+    return counted
 
 
 def _check(batch: Transitions, *, sequences: bool) -> None:

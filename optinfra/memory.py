@@ -104,7 +104,7 @@ def reset(memories: PyTree, ended: Tensor) -> PyTree:
     require_dtype("ended", ended, torch.bool)
     for rows in tree.leaves(memories):
         require_leading("memories", rows, ended.shape, "*N")
-    return tree.where(ended, tree.map(torch.zeros_like, memories), memories)
+    return tree.blank(~ended, memories)
 
 
 def _require_rows(index: Tensor) -> None:

@@ -192,7 +192,7 @@ def _init(rule: _Rule, key: Key) -> OffPolicyState:
 
 def _observe(rule: _Rule, state: OffPolicyState, rollout: Rollout) -> tuple[OffPolicyState, Kept]:
     check_rollout(rollout)
-    rollout = tree.where(rollout.mask, rollout, tree.map(torch.zeros_like, rollout))
+    rollout = tree.blank(rollout.mask, rollout)
     learnt = rule.learner.observe(state.learner, rollout.obs, rollout.mask)
     state = state._replace(learner=learnt._replace(steps=learnt.steps + rollout.mask.sum()))
     kept = Kept(transitions(rollout), ())

@@ -102,7 +102,7 @@ def sample_sequences(view: View, key: Key, count: int, length: int) -> Sequences
     found = _rows(view.transitions, position)
     held = age < view.steps
     mask = found.mask & held
-    found = tree.where(mask, found, tree.map(torch.zeros_like, found))
+    found = tree.blank(mask, found)
     cuts = _rows(view.cuts, position)[:, :-1]
     reset = pad(cuts, (1, 0)) & held
     return Sequences(found, _rows(view.memory, start), reset)

@@ -56,13 +56,12 @@ def blanked(rollout: Rollout) -> Rollout:
 
     Of an agent that comes with a step it stays what its mates see of it after that step.
     """
-    blank = tree.map(torch.zeros_like, rollout)
-    counted: Rollout = tree.where(rollout.mask, rollout, blank)
+    counted: Rollout = tree.blank(rollout.mask, rollout)
     if not isinstance(rollout.group, Group):
         return counted
     there = rollout.mask | rollout.group.next_mask
     return counted._replace(
-        next_obs=tree.where(there, rollout.next_obs, blank.next_obs),
+        next_obs=tree.blank(there, rollout.next_obs),
         group=counted.group._replace(next_mask=rollout.group.next_mask),
     )
 

@@ -59,6 +59,19 @@ def where(condition: Tensor, if_true: Any, if_false: Any) -> Any:
     return optree.tree_map(choose, if_true, if_false)
 
 
+def blank(keep: Tensor, tree: Any) -> Any:
+    """Put zeros where `keep` `[*B]` is False: not even 0 · NaN may reach a gradient from there.
+
+    `keep` is matched with the leading axes of every leaf.
+    """
+
+    def choose(x: Tensor) -> Tensor:
+        ones = (1,) * (x.ndim - keep.ndim)
+        return torch.where(keep.reshape(keep.shape + ones), x, x.new_zeros(()))
+
+    return optree.tree_map(choose, tree)
+
+
 def named_leaves(tree: Any) -> dict[str, Tensor]:
     """Every leaf under the path that leads to it, in the order of `leaves`.
 

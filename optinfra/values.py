@@ -149,7 +149,7 @@ def _by_lookup(
 ) -> tuple[Values, PyTree, PyTree]:
     """Value trajectories of different lengths, and look up what was remembered where."""
     ends, mask = _ends(trajectory), _mask(trajectory)
-    obs = tree.where(mask, trajectory.obs, tree.map(torch.zeros_like, trajectory.obs))
+    obs = tree.blank(mask, trajectory.obs)
     values, after = critic.with_memories(params, obs, trajectory.memory, resets(ends))
     values = {name: torch.where(mask, x, 0.0) for name, x in values.items()}
     onward = _cleared(ends, after)
@@ -199,7 +199,7 @@ def _mask(trajectory: Trajectory) -> Tensor:
 
 def _cleared(ended: Tensor, memory: PyTree) -> PyTree:
     """Leave zeros where `ended`, whatever was there."""
-    return tree.where(ended, tree.map(torch.zeros_like, memory), memory)
+    return tree.blank(~ended, memory)
 
 
 def _at_once(critic: Critic, params: PyTree, obs: Obs, memory: PyTree) -> Values:

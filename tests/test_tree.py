@@ -59,6 +59,22 @@ def test_row_major_copies_what_lies_otherwise_and_nothing_else():
     }
 
 
+def test_blank_puts_zeros_of_each_dtype_along_the_leading_axes():
+    xs = {
+        "floats": torch.tensor([[1.0, torch.nan], [torch.inf, 2.0]]),
+        "bytes": torch.tensor([7, 9], dtype=torch.uint8),
+        "flags": torch.tensor([True, True]),
+        "choices": torch.tensor([[3], [4]]),
+    }
+    blank = tree.blank(torch.tensor([False, True]), xs)
+    assert blank["floats"][0].tolist() == [0, 0] and torch.equal(
+        blank["floats"][1], xs["floats"][1]
+    )
+    assert [x.dtype for x in blank.values()] == [x.dtype for x in xs.values()]
+    assert blank["bytes"].tolist() == [0, 9] and blank["flags"].tolist() == [False, True]
+    assert blank["choices"].tolist() == [[0], [4]]
+
+
 def test_where_chooses_member_by_member_along_the_leading_axes():
     a, b = (
         {"x": torch.zeros(2, 3), "n": torch.zeros(2)},

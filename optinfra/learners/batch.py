@@ -38,13 +38,12 @@ def blanked(batch: PPOBatch) -> PPOBatch:
     A step that warms a memory up keeps its observations, and its mates.
     """
     seen = batch.mask | batch.warmup if isinstance(batch.warmup, Tensor) else batch.mask
-    rows = batch._replace(memory=(), reset=(), warmup=())
-    blank = tree.map(torch.zeros_like, rows)
-    obs, mates = tree.where(seen, (batch.obs, batch.mates), (blank.obs, blank.mates))
-    counted = tree.where(batch.mask, rows, blank)._replace(obs=obs, mates=mates)
+    obs, mates = tree.blank(seen, (batch.obs, batch.mates))
+    rest = batch._replace(obs=(), mates=(), memory=(), reset=(), warmup=())
+    counted = tree.blank(batch.mask, rest)._replace(obs=obs, mates=mates)
     memory = batch.memory
     if tree.leaves(memory):  # of a sequence that is padding from end to end nothing counts either
-        memory = tree.where(seen.any(-1), memory, tree.map(torch.zeros_like, memory))
+        memory = tree.blank(seen.any(-1), memory)
     return counted._replace(memory=memory, reset=batch.reset, warmup=batch.warmup)
 
 

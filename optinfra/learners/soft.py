@@ -86,10 +86,10 @@ def _check_sequences(batch: SACBatch, value_network: bool) -> None:
 def blanked(batch: SACBatch) -> SACBatch:
     """Let zeros take the place of what a masked row holds: 0 · NaN may not reach a gradient."""
     rows = batch._replace(memory=(), reset=())
-    counted = tree.where(batch.mask, rows, tree.map(torch.zeros_like, rows))
+    counted = tree.blank(batch.mask, rows)
     memory = batch.memory
     if tree.leaves(memory):  # of a sequence that is padding from end to end nothing counts either
-        memory = tree.where(batch.mask.any(-1), memory, tree.map(torch.zeros_like, memory))
+        memory = tree.blank(batch.mask.any(-1), memory)
     return counted._replace(memory=memory, reset=batch.reset)
 
 

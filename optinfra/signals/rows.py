@@ -42,7 +42,8 @@ def blanked(mask: Tensor, rows: Tree) -> Tree:
       mask: `[*N]` bool. True counts.
       rows: a tree of `[*N, …]`.
     """
-    return tree.where(mask, rows, tree.map(torch.zeros_like, rows))
+    blank: Tree = tree.blank(mask, rows)
+    return blank
 
 
 def flat_action(spec: ActionSpec, action: Action) -> Tensor:

@@ -110,7 +110,7 @@ def collector(
             obs=then.obs,
             returns=torch.where(ended, 0.0, episodes.returns),
             lengths=torch.where(ended, 0, episodes.lengths),
-            memory=tree.where(ended, tree.map(torch.zeros_like, act.memory), act.memory),
+            memory=tree.blank(~ended, act.memory),
             key=key,
         )
         return state, (rollout, episodes)

@@ -141,5 +141,5 @@ def recorded(spec: Spec, acting: Acting, act: Act, then: GroupTransition) -> tup
         group=Group(then.group_reward[..., None].expand_as(then.reward), ended, then.next_present),
     )
     remembers = present & ~(terminated | truncated)
-    memory = tree.where(remembers, act.memory, tree.map(torch.zeros_like, act.memory))
+    memory = tree.blank(remembers, act.memory)
     return Acting(then.obs, then.present, memory), rollout
