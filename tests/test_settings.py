@@ -122,7 +122,8 @@ RUN = dict(
     torch_settings=dict(device=None),
     debug=False,
     optinfra=dict(
-        env="CartPole-v1", env_kwargs={}, compile="auto", max_grad_norm=None,
+        env="CartPole-v1", env_kwargs={}, max_entities=16, goals=[], sets=[],
+        compile="auto", max_grad_norm=None,
         initialization="mlagents", activation="swish", value_clipping=True,
         recurrent_cell="lstm", burn_in=0, rnd_reward_normalization=False, threads=None,
         sac=dict(

@@ -55,7 +55,27 @@ class Words(Countdown):
     observation_space = spaces.Text(5)
 
 
-for kind in (Countdown, Picture, Words):
+class Sights(Countdown):
+    """Shows its step as a number, of entities too, and as a colour; what it wants is its end."""
+
+    observation_space = spaces.Dict(
+        {
+            "desired_goal": spaces.Box(0, 9, (2,), np.float32),
+            "dots": spaces.Sequence(spaces.Box(-9, 9, (2,), np.float32)),
+            "picture": spaces.Box(0, 255, (20, 21, 3), np.uint8),
+            "step": spaces.Box(-np.inf, np.inf, (1,), np.float32),
+        }
+    )
+
+    def observe(self):
+        picture = np.zeros((20, 21, 3), np.uint8)
+        picture[0, 1, 2] = 200 + self.steps
+        dots = tuple(np.array([k, self.steps], np.float32) for k in range(self.steps))
+        goal, step = np.full(2, self.limit, np.float32), np.full(1, self.steps, np.float32)
+        return {"desired_goal": goal, "dots": dots, "picture": picture, "step": step}
+
+
+for kind in (Countdown, Picture, Sights, Words):
     gymnasium.register(
         f"tiny/{kind.__name__}-v0", entry_point=kind, disable_env_checker=True, order_enforce=False
     )

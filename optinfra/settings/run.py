@@ -107,6 +107,9 @@ class OptinfraSettings(Block):
 
     env: id of a Gymnasium environment or of one of `optinfra.envs`.
     env_kwargs: keyword arguments it is made with.
+    max_entities: largest number of entities in an observation of a Sequence space.
+    goals: names of observations that are goals, besides those called `desired_goal`.
+    sets: names of observations [N, D] that are sets of entities.
     compile: `torch.compile` what is done over and over: `auto` where the run is long enough to
         repay it, `on` always, `off` never.
     max_grad_norm: clip the gradient's global norm; null never clips, as ML-Agents.
@@ -123,6 +126,9 @@ class OptinfraSettings(Block):
 
     env: Text = DEFAULT_ENV
     env_kwargs: Annotated[dict[str, JsonValue], Frozen] = Field(default_factory=FrozenDict)
+    max_entities: Count = 16
+    goals: tuple[Text, ...] = ()
+    sets: tuple[Text, ...] = ()
     compile: Annotated[Literal["auto", "on", "off"], BeforeValidator(_word)] = "auto"
     max_grad_norm: Positive | None = None
     initialization: Literal["mlagents", "orthogonal"] = "mlagents"

@@ -108,8 +108,10 @@ def prepare(
 
 def made(run: RunSettings, num_envs: int) -> Environment:
     """Make the environment of the settings, or say in one line why not."""
+    own = run.optinfra
+    reading = envs.Reading(own.max_entities, own.goals, own.sets)
     try:
-        return envs.make(run.optinfra.env, num_envs, env_kwargs=run.optinfra.env_kwargs)
+        return envs.make(own.env, num_envs, env_kwargs=own.env_kwargs, reading=reading)
     except (ValueError, TypeError, ModuleNotFoundError) as error:
         raise RunError(str(error)) from error
 

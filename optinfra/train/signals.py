@@ -107,7 +107,10 @@ def demonstrations(path: str, spec: Spec) -> demos.Demonstrations:
 def blank(spec: Spec) -> Transitions:
     """Make one row of nothing, for whoever needs the form of demonstrations and not what is in."""
     no, yes = torch.zeros(1, dtype=torch.bool), torch.ones(1, dtype=torch.bool)
-    obs = tuple(torch.zeros(1, *shape) for shape in spec.obs)
+    obs = tuple(
+        torch.zeros(1, *shape, dtype=torch.uint8 if i in spec.bytes else torch.float32)
+        for i, shape in enumerate(spec.obs)
+    )
     sizes = spec.action
     choices = torch.zeros(1, len(sizes.branches), dtype=torch.int64)
     action = Action(torch.zeros(1, sizes.continuous), choices)

@@ -185,8 +185,10 @@ class _Buffer:
         def array(*shape: int, dtype: Any = np.float32) -> np.ndarray:
             return np.empty((steps, envs, *shape), dtype=dtype)
 
-        self._obs = [array(*shape) for shape in spec.obs]
-        self._next_obs = [array(*shape) for shape in spec.obs]
+        dtypes = [np.uint8 if i in spec.bytes else np.float32 for i in range(len(spec.obs))]
+        self._obs, self._next_obs = (
+            [array(*shape, dtype=dtype) for shape, dtype in zip(spec.obs, dtypes)] for _ in range(2)
+        )
         self._rewards = array()
         self._flags = [array(dtype=bool) for _ in range(3)]
 
