@@ -283,3 +283,11 @@ def test_returns_are_isolated_batched_and_under_vmap(trajectory, lifted):
         function, rewards, rewards + 1, trajectory.terminated, trajectory.truncated,
         in_dims=1, out_dims=1,
     )  # fmt: skip
+
+
+def test_bytes_of_others_are_exchanged_though_all_are_alike():
+    """What is one another's would be the same."""
+    pictures = torch.full((3, 2, 2), 100, dtype=torch.uint8)
+    assert_memory_isolated(lambda x: x + 1, pictures, in_dims=0, out_dims=0)
+    with pytest.raises(AssertionError, match="after the others were given other numbers"):
+        assert_memory_isolated(lambda x: x + x.float().mean(0), pictures, in_dims=0, out_dims=0)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from optinfra import random, tree
 from optinfra.learners import PPOBatch
+from optinfra.networks.observations import require_observations
 from optinfra.testing import strategies
-from optinfra.types import ActionSpec, Spec
+from optinfra.types import ActionSpec, Spec, Transitions
 from tests import examples
 
 SPEC = examples.SPEC
@@ -120,6 +121,77 @@ def test_memories_have_a_row_each_or_are_the_empty_tree(sizes, data):
     rows, size = sizes
     memory = data.draw(strategies.memories((rows, 2), size))
     assert memory.shape == (rows, 2, size) if size else memory == ()
+
+
+EVERY_KIND = strategies.specs(kinds=("vector", "image", "set"), goals=True)
+SEES_ALL = Spec(((2, 3, 3), (3, 2), (2,), (1, 2, 2)), ActionSpec(1), goals=(2,), bytes=(0,))
+
+
+@given(EVERY_KIND)
+def test_a_spec_of_every_kind_says_what_its_observations_are(spec):
+    require_observations(spec)
+    assert all(len(shape) in (1, 2, 3) and max(shape) <= 5 for shape in spec.obs)
+    assert all(shape[0] <= 2 and max(shape) <= 4 for shape in spec.obs if len(shape) == 3)
+    assert all(shape[0] <= 3 for shape in spec.obs if len(shape) == 2)
+
+
+KINDS = {
+    "an image of bytes": lambda spec: len(spec.bytes) > 0,
+    "an image of floats": lambda spec: any(
+        len(shape) == 3 and i not in spec.bytes for i, shape in enumerate(spec.obs)
+    ),
+    "a set beside a vector": lambda spec: {1, 2} <= {len(shape) for shape in spec.obs},
+    "a vector as a goal": lambda spec: any(len(spec.obs[i]) == 1 for i in spec.goals),
+    "an image as a goal": lambda spec: any(len(spec.obs[i]) == 3 for i in spec.goals),
+    "no goal": lambda spec: not spec.goals,
+}
+
+
+def test_specs_of_every_kind_of_observation_are_drawn():
+    assert min(times_drawn(EVERY_KIND, KINDS, 200).values()) >= 1
+    assert found(EVERY_KIND) == SIMPLEST
+    only = strategies.specs(kinds=("set",), max_entities=2, max_width=1)
+    assert found(only, lambda spec: len(spec.obs) == 2).obs == ((1, 1), (1, 1))
+
+
+@given(strategies.observations(SEES_ALL, (4, 2)))
+def test_images_of_bytes_are_uint8_and_all_else_floats(obs):
+    assert [x.shape for x in obs] == [(4, 2, *shape) for shape in SEES_ALL.obs]
+    dtypes = [torch.uint8, torch.float32, torch.float32, torch.float32]
+    assert [x.dtype for x in obs] == dtypes
+    assert all((x.abs() <= 10).all() for x in obs[1:])
+
+
+def some_absent(obs):
+    return (obs[1] == 0).all(-1)
+
+
+SIGHTS = {
+    "an absent entity among others": lambda obs: (
+        some_absent(obs)[..., 1] & ~some_absent(obs)[..., [0, 2]].any(-1)
+    ).any(),
+    "nobody": lambda obs: some_absent(obs).all(-1).any(),
+    "everybody": lambda obs: not some_absent(obs).any(),
+    "black": lambda obs: (obs[0] == 0).any(),
+    "white": lambda obs: (obs[0] == 255).any(),
+}
+
+
+def test_sights_of_every_kind_are_drawn():
+    assert min(times_drawn(strategies.observations(SEES_ALL, (3,)), SIGHTS, 300).values()) >= 1
+    assert not any(x.any() for x in found(strategies.observations(SEES_ALL, (3,))))
+
+
+@given(strategies.trajectories(SEES_ALL, padded=True, junk=True))
+def test_padding_of_bytes_is_white_where_that_of_floats_is_junk(trajectory):
+    picture, *floats = trajectory.obs
+    assert picture.dtype == torch.uint8 and (picture[~trajectory.mask] == 255).all()
+    assert all(junk_only(x[~trajectory.mask]) for x in floats)
+
+
+@given(strategies.trajectories(SEES_ALL, padded=True))
+def test_padding_without_junk_is_zeros_of_every_dtype(trajectory):
+    assert not any(x[~trajectory.mask].any() for x in trajectory.obs)
 
 
 @given(strategies.observations(SPEC, (4, 2)))
@@ -271,3 +343,53 @@ BATCHES = {
 
 def test_batches_of_every_kind_are_drawn():
     assert min(times_drawn(strategies.batches(SPEC, junk=True), BATCHES, 200).values()) >= 1
+
+
+@given(strategies.batches(SEES_ALL, junk=True))
+def test_rows_of_bytes_that_do_not_count_are_white(batch):
+    picture, *floats = batch.obs
+    assert picture.dtype == torch.uint8 and (picture[~batch.mask] == 255).all()
+    assert all(junk_only(x[~batch.mask]) for x in floats)
+    assert not batch.mask.any() or batch.obs[1][batch.mask].isfinite().all()
+
+
+# --- transitions ----------------------------------------------------------------------------
+
+
+@given(EVERY_KIND, st.data())
+def test_transitions_fit_their_spec(spec, data):
+    steps = data.draw(strategies.transitions(spec, min_rows=2, max_rows=4))
+    rows, sizes = len(steps.mask), spec.action
+    assert isinstance(steps, Transitions) and 2 <= rows <= 4
+    for obs in (steps.obs, steps.next_obs):
+        assert [x.shape for x in obs] == [(rows, *shape) for shape in spec.obs]
+        assert [i for i, x in enumerate(obs) if x.dtype == torch.uint8] == list(spec.bytes)
+    assert steps.action.continuous.shape == (rows, sizes.continuous)
+    assert (steps.action.continuous.abs() <= 1).all()
+    assert steps.action.discrete.shape == (rows, len(sizes.branches))
+    assert steps.action_mask.shape == (rows, sizes.choices)
+    for flag in (steps.terminated, steps.truncated, steps.mask):
+        assert flag.shape == (rows,) and flag.dtype == torch.bool
+    assert not (steps.terminated & steps.truncated).any() and steps.rewards.isfinite().all()
+
+
+@given(strategies.transitions(SEES_ALL, junk=True))
+def test_transitions_that_do_not_count_hold_junk(steps):
+    for x in tree.leaves((steps.obs[1:], steps.next_obs[1:], steps.rewards)):
+        assert junk_only(x[~steps.mask]) and (x[steps.mask].abs() <= 10).all()
+    assert (steps.next_obs[0][~steps.mask] == 255).all()
+
+
+STEPS = {
+    "terminated": lambda steps: steps.terminated.any(),
+    "truncated": lambda steps: steps.truncated.any(),
+    "masked": lambda steps: steps.mask.any() and not steps.mask.all(),
+    "apart": lambda steps: (steps.obs[2] != steps.next_obs[2]).any(),
+}
+
+
+def test_transitions_of_every_kind_are_drawn_and_shrink():
+    assert min(times_drawn(strategies.transitions(SEES_ALL), STEPS, 100).values()) >= 1
+    steps = found(strategies.transitions(SEES_ALL))
+    assert steps.mask.tolist() == [True]
+    assert not any(x.any() for x in tree.leaves(steps._replace(mask=(), action_mask=())))

@@ -70,7 +70,7 @@ def _same(x: Tensor, axis: int) -> Tensor:
 
 
 def _noise(x: Tensor, axis: int) -> Tensor:
-    if x.dtype == torch.bool:
+    if x.dtype in (torch.bool, torch.uint8):  # of an image's bytes 255 − x
         return ~x
     if not x.is_floating_point():
         return _neighbours(x, axis)  # a number made up could lie out of range

@@ -1,4 +1,4 @@
-"""Hypothesis strategies for specs, trajectories and batches that shrink to the simplest ones.
+"""Hypothesis strategies for specs, trajectories, transitions and batches, which shrink.
 
     from hypothesis import given
     from optinfra.testing import strategies
@@ -11,7 +11,7 @@ a counterexample has zeros wherever the content does not matter. Tensors lie on 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from optinfra import tree
 from optinfra.learners import PPOBatch
-from optinfra.types import Action, ActionSpec, Key, Obs, PyTree, Spec, Trajectory
+from optinfra.types import Action, ActionSpec, Key, Obs, PyTree, Spec, Trajectory, Transitions
 
 try:
     from hypothesis import strategies as st
@@ -38,7 +38,11 @@ BYTE = len(NUMBERS)
 LONGEST = 2048  # bytes drawn for one tensor; hypothesis gives up beyond 8 KiB of an example
 MASKED_EVERY = 4  # about each fourth row does not count
 NONE_EVERY = 8  # and about each eighth batch has no row that does
+ABSENT_EVERY = 4  # about each fourth entity of a set is absent
 JUNK = (math.nan, math.inf, -math.inf, 1e30)
+JUNK_BYTE = 255
+VECTOR, SET, IMAGE = 1, 2, 3  # how many axes an observation has
+MOST_CHANNELS = 2
 
 
 @st.composite
@@ -50,20 +54,38 @@ def specs(
     max_continuous: int = 3,
     max_branches: int = 2,
     max_choices: int = 4,
+    kinds: Collection[str] = ("vector",),
+    max_side: int = 4,
+    max_entities: int = 3,
+    goals: bool = False,
 ) -> Spec:
-    """Draw a spec of vector observations, with at least one part of an action.
+    """Draw a spec of observations, with at least one part of an action.
 
     Args:
       max_obs: ≥ 1, observations.
-      max_width: ≥ 1, of each.
+      max_width: ≥ 1, of a vector or an entity.
       max_continuous: ≥ 1, continuous dimensions; there may be none where there are branches.
       max_branches: ≥ 0, discrete branches.
       max_choices: ≥ 2, choices of each.
+      kinds: some of `vector`, `image` and `set`; about half of the images are of bytes.
+      max_side: ≥ 1, pixels of an image's side; it has one or two channels.
+      max_entities: ≥ 1, of a set.
+      goals: whether some of the vectors and images may be goals.
     """
-    widths = draw(st.lists(st.integers(1, max_width), min_size=1, max_size=max_obs))
+    width, side = st.integers(1, max_width), st.integers(1, max_side)
+    shapes = {
+        "vector": st.tuples(width),
+        "image": st.tuples(st.integers(1, MOST_CHANNELS), side, side),
+        "set": st.tuples(st.integers(1, max_entities), width),
+    }
+    one = st.one_of([shapes[kind] for kind in kinds])
+    obs = tuple(draw(st.lists(one, min_size=1, max_size=max_obs)))
+    aims = [i for i, shape in enumerate(obs) if goals and len(shape) != SET]
+    images = [i for i, shape in enumerate(obs) if len(shape) == IMAGE]
     branches = draw(st.lists(st.integers(2, max_choices), max_size=max_branches))
     continuous = draw(st.integers(0 if branches else 1, max_continuous))
-    return Spec(tuple((width,) for width in widths), ActionSpec(continuous, tuple(branches)))
+    chosen, in_bytes = (draw(_some_of(each)) for each in (aims, images))
+    return Spec(obs, ActionSpec(continuous, tuple(branches)), chosen, in_bytes)
 
 
 @st.composite
@@ -86,8 +108,14 @@ def tensors(draw: st.DrawFn, shape: Sequence[int], *, dtype: torch.dtype = torch
 
 @st.composite
 def observations(draw: st.DrawFn, spec: Spec, rows: Sequence[int]) -> Obs:
-    """Draw the observations of a spec, `[*rows, *shape]` each."""
-    return tuple(draw(tensors((*rows, *shape))) for shape in spec.obs)
+    """Draw the observations of a spec, `[*rows, *shape]` each.
+
+    Images are uint8 where the spec says so, and of a set any entities may be absent, all zeros.
+    """
+    return tuple(
+        draw(_bytes((*rows, *shape)) if i in spec.bytes else _floats(rows, shape))
+        for i, shape in enumerate(spec.obs)
+    )
 
 
 @st.composite
@@ -185,6 +213,63 @@ def batches(
 
 
 @st.composite
+def transitions(
+    draw: st.DrawFn, spec: Spec, *, min_rows: int = 1, max_rows: int = 6, junk: bool = False
+) -> Transitions:
+    """Draw steps that were taken, `[N, …]`, with ends of both kinds; rows may count or not.
+
+    Args:
+      spec: sizes of observations and actions.
+      min_rows: ≥ 1, of N.
+      max_rows: of N.
+      junk: whether the numbers of rows that do not count are NaN, infinite or huge.
+    """
+    rows = (draw(st.integers(min_rows, max_rows)),)
+    discrete, action_mask = draw(_choices(spec.action.branches, rows))
+    terminated, truncated = draw(_episodes(*rows))
+    floats: dict[str, Any] = {
+        "obs": draw(observations(spec, rows)),
+        "next_obs": draw(observations(spec, rows)),
+        "continuous": draw(tensors((*rows, spec.action.continuous))).clamp(-1.0, 1.0),
+        "rewards": draw(tensors(rows)),
+    }
+    mask = draw(_masks(rows))
+    if junk:
+        floats = _spoiled(floats, mask, draw(st.sampled_from(JUNK)))
+    action = Action(floats.pop("continuous"), discrete)
+    return Transitions(
+        action=action,
+        terminated=terminated,
+        truncated=truncated,
+        mask=mask,
+        action_mask=action_mask,
+        **floats,
+    )
+
+
+@st.composite
+def _some_of(draw: st.DrawFn, indices: Sequence[int]) -> tuple[int, ...]:
+    """Draw some of these, in their order; hypothesis prefers none."""
+    return tuple(i for i in indices if draw(st.booleans()))
+
+
+@st.composite
+def _bytes(draw: st.DrawFn, shape: Sequence[int]) -> Tensor:
+    """Draw bytes, `shape` uint8."""
+    return draw(_digits(shape, 256)).to(torch.uint8)
+
+
+@st.composite
+def _floats(draw: st.DrawFn, rows: Sequence[int], shape: Sequence[int]) -> Tensor:
+    """Draw an observation `[*rows, *shape]`; entities of a set may be absent."""
+    x = draw(tensors((*rows, *shape)))
+    if len(shape) != SET:
+        return x
+    present = draw(_digits((*rows, shape[0]), ABSENT_EVERY)) < ABSENT_EVERY - 1
+    return torch.where(present[..., None], x, 0.0)
+
+
+@st.composite
 def _digits(draw: st.DrawFn, shape: Sequence[int], base: int) -> Tensor:
     """Draw integers in [0, base), base ≤ 256, all of them at once: `shape` int64."""
     size = math.prod(shape)
@@ -215,7 +300,13 @@ def _alone(
 
 def _padded(x: Tensor, steps: int, value: float) -> Tensor:
     """Fill up to so many steps."""
-    return torch.cat([x, x.new_full((steps - len(x), *x.shape[1:]), value)])
+    blank = x.new_zeros((steps - len(x), *x.shape[1:]))
+    return torch.cat([x, _filled(blank, value)])
+
+
+def _filled(x: Tensor, value: float) -> Tensor:
+    """Put a value everywhere; for what bytes cannot hold, the largest byte."""
+    return torch.full_like(x, JUNK_BYTE if x.dtype == torch.uint8 and value else value)
 
 
 @st.composite
@@ -263,4 +354,4 @@ def _choices(
 
 def _spoiled(floats: Any, mask: Tensor, value: float) -> Any:
     """Put `value` where the mask, which leads, is False."""
-    return tree.where(mask, floats, tree.map(lambda x: torch.full_like(x, value), floats))
+    return tree.where(mask, floats, tree.map(lambda x: _filled(x, value), floats))
