@@ -196,7 +196,7 @@ class Encoder:
             and whose it is.
         """
         return tuple(
-            part.kind.encode(found(batch, part.path, f"`{name}`"), label(part, name), who)
+            part.kind.encode(found(batch, part.path, name), label(name, part.path), who)
             for part in self.parts
         )
 
@@ -204,11 +204,10 @@ class Encoder:
         self, rows: Sequence[Any], who: Who = environment, name: str = ALONE
     ) -> tuple[np.ndarray, ...]:
         """Encode N observations, each by itself an element of the space; see `encode`."""
-        subjects = [f"`{name}` of {who(i)}" for i in range(len(rows))]
         return tuple(
             part.kind.encode(
-                [found(row, part.path, subject) for row, subject in zip(rows, subjects)],
-                label(part, name),
+                [found(row, part.path, name, who, i) for i, row in enumerate(rows)],
+                label(name, part.path),
                 who,
             )
             for part in self.parts
@@ -224,18 +223,21 @@ def name_of(path: tuple[Any, ...]) -> str:
     return ".".join(map(str, path)) or ALONE
 
 
-def label(part: Part, name: str) -> str:
+def label(name: str, path: tuple[Any, ...]) -> str:
     """Name a part of what is called `name` in messages."""
-    return ".".join([name, *map(str, part.path)])
+    return ".".join([name, *map(str, path)]) if path else name
 
 
-def found(x: Any, path: tuple[Any, ...], subject: str) -> Any:
-    """Follow a path into dicts and tuples, or tell that the subject lacks a part."""
+def found(x: Any, path: tuple[Any, ...], name: str, who: Who | None = None, row: int = 0) -> Any:
+    """Follow a path into dicts and tuples, or tell what lacks a part, and whose it is."""
     for key in path:
         try:
             x = x[key]
         except (KeyError, IndexError, TypeError):
-            raise ValueError(f"{subject} must have the part {key!r}, got {x!r:.100}.") from None
+            whose = f" of {who(row)}" if who else ""
+            raise ValueError(
+                f"`{name}`{whose} must have the part {key!r}, got {x!r:.100}."
+            ) from None
     return x
 
 
