@@ -190,6 +190,70 @@ def test_a_rollouts_transitions_are_of_its_dtypes():
     training.source.close()
 
 
+def pair_of_agents():
+    import pettingzoo
+    from gymnasium import spaces
+
+    class Pair(pettingzoo.ParallelEnv):
+        """Two agents see how many steps went by; one leaves early."""
+
+        possible_agents = ("agent_0", "agent_1")
+        space = spaces.Dict(
+            {
+                "desired_goal": spaces.Box(0, 9, (1,), np.float32),
+                "dots": spaces.Sequence(spaces.Discrete(4)),
+                "picture": spaces.Box(0, 255, (20, 20), np.uint8),
+            }
+        )
+
+        def observation_space(self, agent):
+            return self.space
+
+        def action_space(self, agent):
+            return spaces.Discrete(2)
+
+        def see(self, agents):
+            goal, picture = np.ones(1, np.float32), np.full((20, 20), 200 + self.t, np.uint8)
+            dots = tuple(range(self.t))
+            return {a: {"desired_goal": goal, "dots": dots, "picture": picture} for a in agents}
+
+        def reset(self, seed=None, options=None):
+            self.agents, self.t = list(self.possible_agents), 0
+            return self.see(self.agents), {}
+
+        def step(self, actions):
+            self.t += 1
+            acting = self.agents
+            left = {a: self.t == 3 or (a == "agent_1" and self.t == 2) for a in acting}
+            self.agents = [a for a in acting if not left[a]]
+            never = dict.fromkeys(acting, False)
+            return self.see(acting), dict.fromkeys(acting, 1.0), left, never, {}
+
+    return Pair()
+
+
+parallel_env = pair_of_agents  # what `pettingzoo:tests.test_train_observations` makes
+
+
+@pytest.mark.parametrize("trainer", ["poca", "ppo"])
+def test_groups_learn_from_images_sets_and_goals(tmp_path, trainer):
+    pytest.importorskip("pettingzoo", reason="needs pettingzoo")
+    own = {"trainer_type": trainer, "optinfra.env": "pettingzoo:tests.test_train_observations"}
+    training = prepared(**own)
+    place, absent = training.start.source, []
+    for _ in range(3):
+        place, rollout, _ = training.source.collect(place, training.start.iteration.learner.params)
+        goal, dots, picture = rollout.next_obs
+        assert picture.dtype == torch.uint8 and dots.shape[3:] == (4, 5)
+        there = goal[..., 0] > 0  # an absent agent is shown zeros
+        expected = torch.where(there, 200 + dots[..., 4].sum(-1), 0.0)[..., None, None, None]
+        assert torch.equal(picture.float(), expected.expand(picture.shape))
+        absent.append(~there)
+    assert torch.cat(absent).any() and not torch.cat(absent).all()
+    outcome = begin(tmp_path / "run", **own | {"max_steps": 32})
+    assert outcome.steps >= 32
+
+
 @pytest.mark.parametrize(
     ("setting", "told"),
     [
