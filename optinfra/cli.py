@@ -1,4 +1,4 @@
-"""The command `optinfra`: train, evaluate, record, plot."""
+"""The command `optinfra`: train, evaluate, record, export, plot."""
 
 import argparse
 import math
@@ -106,6 +106,17 @@ def _record(options: argparse.Namespace) -> int:
     return 0
 
 
+def _export(options: argparse.Namespace) -> int:
+    from optinfra.train.export import export
+
+    result = export(options.run_folder, options.file, force=options.force)
+    print(
+        f"{options.file}: {', '.join(result.inputs)} to {', '.join(result.outputs)}; "
+        f"policy of step {result.steps:,}"
+    )
+    return 0
+
+
 def _plot(options: argparse.Namespace) -> int:
     from optinfra.train import folders
     from optinfra.train.errors import RunError
@@ -203,6 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands.add_parser("train", help="train an agent (PPO on CartPole by default)"))
     _add_evaluate(commands.add_parser("evaluate", help="measure a trained policy"))
     _add_record(commands.add_parser("record", help="write what a trained policy does to a file"))
+    _add_export(commands.add_parser("export", help="write a trained policy for Unity ML-Agents"))
     _add_plot(commands.add_parser("plot", help="draw the learning curves of runs"))
     return parser
 
@@ -243,6 +255,13 @@ def _add_record(record: argparse.ArgumentParser) -> None:
     _add_policy(record, episodes=10)
     record.add_argument("file", type=Path, metavar="FILE", help="to write, ends in .demo")
     record.add_argument("--force", action="store_true", help="overwrite FILE")
+
+
+def _add_export(export: argparse.ArgumentParser) -> None:
+    export.set_defaults(run=_export)
+    export.add_argument("run_folder", type=Path, metavar="RUN", help="folder of the run")
+    export.add_argument("file", type=Path, metavar="FILE", help="to write, ends in .onnx")
+    export.add_argument("--force", action="store_true", help="overwrite FILE")
 
 
 def _add_policy(command: argparse.ArgumentParser, *, episodes: int) -> None:

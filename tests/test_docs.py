@@ -83,7 +83,7 @@ def test_readme_has_both_commands_as_blocks_of_their_own():
     assert commands[:2] == list(COMMANDS)
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "record", "plot"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "record", "export", "plot"])
 def test_every_option_of_a_command_is_described(command, capsys):
     with pytest.raises(SystemExit):
         cli.main([command, "--help"])

@@ -39,6 +39,7 @@ TRACED_ROWS = 2  # torch.export takes 0 and 1 for constants
 OPERATORS = {**ELEMENTWISE, **LAYERS, **RANDOM}
 CHECKS = {"_assert_tensor_metadata", "_assert_async", "_assert_scalar", "sym_constrain_range"}
 PLACEMENT = {"layout", "device", "pin_memory", "memory_format", "dtype"}
+FULL = {"full", "full_like"}
 UNKNOWN = Named | Size | Spread
 # Arithmetic with the number of rows.
 SIZES: dict[Any, str] = {
@@ -179,7 +180,15 @@ def _placeholders(
             if not isinstance(node.meta["val"], Tensor):
                 raise ExportError("The policy draws with a generator of its own.")
             values[node] = Named(next(waiting), *_result(node.meta["val"]))
+            _count(graph, values[node], 0)
     return values
+
+
+def _count(graph: Graph, tensor: Named, axis: int) -> None:
+    """Write down the size of an axis, if it is not known yet."""
+    if (formula := str(tensor.shape[axis])) not in graph.sizes:
+        shape = graph.add("Shape", tensor.name)
+        graph.sizes[formula] = graph.add("Gather", shape, graph.whole(axis), axis=0)
 
 
 def _value(graph: Graph, node: Node, values: dict[Node, Any]) -> Any:
@@ -213,7 +222,7 @@ def _spread(node: Node, arguments: Any, options: Any) -> Spread | None:
     if not isinstance(val, Tensor):
         return None
     shape = _shape(val)
-    if name == "full":
+    if name in FULL:
         one = [1 if isinstance(size, str) else size for size in shape]
         return Spread(torch.full(one, arguments[1], dtype=val.dtype), shape)
     if name == "expand" and isinstance(first, Tensor):
@@ -262,9 +271,7 @@ def _size(graph: Graph, node: Node, arguments: Any) -> Size:
     if formula in graph.sizes:
         return Size(formula)
     if _name(node) == "sym_size":
-        tensor, axis = arguments
-        shape = graph.add("Shape", graph.given(tensor))
-        graph.sizes[formula] = graph.add("Gather", shape, graph.whole(axis), axis=0)
+        _count(graph, *arguments)
     elif node.target in SIZES:
         parts = [graph.sizes[x.formula] if isinstance(x, Size) else graph.whole(x)
                  for x in arguments]  # fmt: skip

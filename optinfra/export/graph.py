@@ -93,6 +93,9 @@ class Graph:
         """Return the name of a shape `[n]` int64."""
         if all(isinstance(size, int) for size in shape):
             return self.whole(*shape)  # type: ignore[arg-type]
+        for size in shape:
+            if isinstance(size, str) and size not in self.sizes:
+                raise ExportError(f"The policy makes {size} rows of nothing it was given.")
         parts = [self.sizes[x] if isinstance(x, str) else self.whole(x) for x in shape]
         return self.add("Concat", *parts, axis=0) if len(parts) > 1 else parts[0]
 

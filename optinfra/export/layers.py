@@ -110,10 +110,6 @@ def _pad(g: Graph, out: Result, x: Any, pads: Sequence[int], value: float = 0.0)
     return g.add("Pad", g.given(x), pads=[*before, *after], value=float(value))
 
 
-def _full_like(g: Graph, out: Result, x: Any, value: float, **_: Any) -> str:
-    return g.add("Expand", g.given(value, out.dtype), g.shape(out.shape))
-
-
 def _index(g: Graph, out: Result, x: Any, indices: Sequence[Any]) -> str:
     """Emit x[:, …, index] of one index."""
     given = [(axis, index) for axis, index in enumerate(indices) if index is not None]
@@ -343,7 +339,7 @@ LAYERS: dict[str, Operator] = {
     "view": _view, "expand": _expand, "permute": _permute,
     "unsqueeze": _unsqueeze, "squeeze": _squeeze, "select": _select, "slice": _slice,
     "split_with_sizes": _split, "cat": _cat, "repeat": _repeat, "constant_pad_nd": _pad,
-    "full_like": _full_like, "index": _index, "index_select": _index_select,
+    "index": _index, "index_select": _index_select,
     "embedding": _embedding,
     "sum": _reduce("ReduceSum"), "mean": _reduce("ReduceMean"), "prod": _reduce("ReduceProd"),
     "amax": _reduce("ReduceMax"), "amin": _reduce("ReduceMin"), "var": _variance, "any": _any,

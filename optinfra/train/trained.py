@@ -10,7 +10,7 @@ from optinfra.lift.epochs import unlifted
 from optinfra.train import build, folders
 from optinfra.train.loop import made, prepare, sourced
 from optinfra.train.sources import Source
-from optinfra.types import Act, Key, Obs, PyTree, Spec
+from optinfra.types import Act, Key, Learner, Obs, PyTree, Spec
 
 CHUNK = 100  # steps collected at a time
 MOST_ENVS = 16  # side by side
@@ -20,6 +20,7 @@ class Trained(NamedTuple):
     """A policy, and where it acts."""
 
     source: Source
+    learner: Learner
     params: PyTree
     spec: Spec
     name: str  # of the behaviour
@@ -60,4 +61,4 @@ def newest(
     policy = learner.act if stochastic else likeliest
     source = sourced(env, policy, build.remember(learner), run, CHUNK, unlifted, seed)
     params = state.iteration.learner.params
-    return Trained(source, params, env.spec, name, checkpoint.step_of(path))
+    return Trained(source, learner, params, env.spec, name, checkpoint.step_of(path))
