@@ -30,6 +30,12 @@ class Policy(NamedTuple):
     model: Any
     session: Any
 
+    @classmethod
+    def of(cls, learner, params, spec):
+        """Export a policy."""
+        model = export.policy(learner, params, spec)
+        return cls(learner, params, spec, model, onnx_cases.session(model))
+
     def run(self, obs, mask=None, memory=()):
         """What onnxruntime makes of it, by name."""
         given = {f"obs_{i}": as_unity(x) for i, x in enumerate(obs)}
@@ -81,9 +87,7 @@ def lived(learner, spec, seed=0):
 
 
 def exported(learner, spec, seed=0) -> Policy:
-    params = lived(learner, spec, seed)
-    model = export.policy(learner, params, spec)
-    return Policy(learner, params, spec, model, onnx_cases.session(model))
+    return Policy.of(learner, lived(learner, spec, seed), spec)
 
 
 @cache

@@ -42,6 +42,8 @@ def policy(learner: Learner, params: PyTree, spec: Spec) -> onnx.ModelProto:
     Raises:
       ExportError: the policy cannot be traced, or does something that ONNX cannot.
 
+    Differs: from ML-Agents, whose `deterministic_continuous_actions` of SAC are the means before
+    squashing, of any size; here they are tanh μ, what the policy executes.
     Source: names and shapes as in ML-Agents 1.1.0,
     https://github.com/Unity-Technologies/ml-agents/tree/release_22.
     """
