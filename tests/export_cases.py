@@ -80,7 +80,7 @@ def lived(learner, spec, seed=0):
     )
     state = learner.observe(state, obs, torch.ones(30, dtype=torch.bool))
     weights = {
-        name: x + 0.1 * examples.normal(seed + i, *x.shape)
+        name: x + (0.7 if "log_std" in name else 0.1) * examples.normal(seed + i, *x.shape)
         for i, (name, x) in enumerate(state.params.weights.items())
     }
     return state.params._replace(weights=weights)

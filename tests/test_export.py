@@ -45,7 +45,7 @@ CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 STEPS = 4
 # Draws by which distributions are told apart, and how seldom that may go wrong: the bound below
 # holds whatever is drawn, so that each comparison fails once in 10⁷ runs of another seed.
-DRAWS, RARELY = 20_000, 1e-7
+DRAWS, RARELY = 100_000, 1e-7
 FARTHEST = math.sqrt(math.log(2 / RARELY) / (2 * DRAWS))
 
 
@@ -395,6 +395,7 @@ def run(tmp_path_factory):
         ("tensor:CartPole-v1", "ppo", REMEMBERING),
         ("tensor:Pendulum-v1", "sac", NORMALIZED),
         ("tensor:Escape-v0", "poca", NORMALIZED),
+        ("tests.tiny_envs:tiny/Sights-v0", "ppo", NORMALIZED),  # a goal, a set, bytes, a number
     ],
 )
 def test_a_run_is_exported_as_it_was_learnt(tmp_path, env, trainer, given):
