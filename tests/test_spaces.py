@@ -386,7 +386,7 @@ def test_environments_by_name_are_read_as_told(sights_id):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_processes_of_their_own_show_dicts_and_images_as_one_process_does(sights_id):
+def test_processes_of_their_own_show_dicts_images_and_sequences_as_one_process_does(sights_id):
     class Plain(Sights):
         observation_space = spaces.Dict({k: x for k, x in SEEN.items() if k != "crowd"})
 
@@ -394,19 +394,20 @@ def test_processes_of_their_own_show_dicts_and_images_as_one_process_does(sights
             return {k: x for k, x in super().see().items() if k != "crowd"}
 
     gymnasium.register("tests/Plain-v0", entry_point=Plain, disable_env_checker=True)
-    both = [make("tests/Plain-v0", 2, vectorization=v) for v in ("sync", "async")]
+    for env_id in ("tests/Plain-v0", sights_id):
+        both = [make(env_id, 2, vectorization=v) for v in ("sync", "async")]
+        seen = []
+        for envs in both:
+            rows = [*envs.reset(seed=1)]
+            for t in range(6):
+                step = envs.step(act(t % 2, 0))
+                rows += [*step.obs, *step.next_obs]
+            seen.append(rows)
+            envs.close()
+        for x, y in zip(*seen):
+            assert x.dtype == y.dtype
+            np.testing.assert_array_equal(x, y)
     del gymnasium.registry["tests/Plain-v0"]
-    seen = []
-    for envs in both:
-        rows = [*envs.reset(seed=1)]
-        for t in range(6):
-            step = envs.step(act(t % 2, 0))
-            rows += [*step.obs, *step.next_obs]
-        seen.append(rows)
-        envs.close()
-    for x, y in zip(*seen):
-        assert x.dtype == y.dtype
-        np.testing.assert_array_equal(x, y)
 
 
 # --- refusals -----------------------------------------------------------------------------

@@ -37,6 +37,7 @@ VECTORIZATIONS = ("auto", "sync", "async", "vector_entry_point")
 # Those of Gymnasium's own vectorised environments that were found equal to the single one
 # (time limit, final observation, reset: tests/test_gymnasium.py); 25 µs where sync takes 43.
 PROVEN_ENTRY_POINTS = ("CartPole-v0", "CartPole-v1")
+SHARED_MEMORY = "shared_memory"  # named where Gymnasium's processes cannot share a space
 # What Gymnasium's families of environments need: the module they live in, the extra to install.
 EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "phys2d": "jax", "tabular": "jax"}
 
@@ -113,10 +114,19 @@ def make_vector(
     options = {"autoreset_mode": mode, "copy": False}  # the encoder copies
     if vectorization == "vector_entry_point":
         options = {}
-    try:
+
+    def made(**more: Any) -> Any:
+        vector_kwargs = {**options, **more}
         return gymnasium.make_vec(
-            env_id, num_envs, vectorization, vector_kwargs=options, **env_kwargs
+            env_id, num_envs, vectorization, vector_kwargs=vector_kwargs, **env_kwargs
         )
+
+    try:
+        return made()
+    except TypeError as error:
+        if SHARED_MEMORY not in str(error):
+            raise
+        return made(shared_memory=False)  # sequences have no size that memory could be shared for
     except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
         entry_point = str(gymnasium.registry[env_id].entry_point)
         extras = [EXTRAS[part] for part in entry_point.split(".") if part in EXTRAS]
