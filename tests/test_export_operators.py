@@ -2,6 +2,7 @@
 
 import math
 
+import onnxruntime
 import pytest
 import torch
 from torch.nn import functional as F
@@ -133,7 +134,12 @@ SHAPES = {
     "expand in front": lambda x, **_: x.expand(2, -1, -1).sum(0),
     "expand a constant, elementwise": lambda x, **_: x + CONSTANT.expand(x.shape).exp(),
     "expand a constant, with time": lambda x, **_: CONSTANT.expand(1, *x.shape)[0] * x,
-    "select of a constant": lambda x, **_: x + torch.stack([x * 0 + 1, x], -1)[..., -1],
+    "expand beside what all rows share": lambda x, **_: torch.cat(
+        [x, x.mean(0) + CONSTANT.expand(x.shape[0], 4)], -1
+    ),
+    "select of what is expanded": lambda x, **_: (
+        CONSTANT.reshape(2, 2).expand(x.shape[0], 2, 2)[:, 1] * x[:, :2]
+    ),
     "squeeze": lambda x, **_: x[:, None, :, None].squeeze(-1).squeeze(1),
     "squeeze of nothing": lambda x, **_: x.squeeze(1),
     "select": lambda m, **_: m[:, 1],
@@ -279,6 +285,26 @@ def test_truth_is_that_of_torch_of_nan_and_infinity_too():
     results = ran(session(exported(functions, INPUTS)), special())
     for name, function in functions.items():
         torch.testing.assert_close(results[name], function(**special()), msg=name)
+
+
+CHANCES = {
+    "normal": lambda x, **_: x + torch.randn_like(x),
+    "uniform": lambda x, **_: torch.rand_like(x),
+    "normal, like a constant": lambda x, **_: x + torch.randn_like(CONSTANT),
+    "choice": lambda x, **_: torch.multinomial(x * 0 + 1, 1).expand(-1, 4),
+}
+
+
+def test_chance_is_drawn_anew_at_every_run():
+    onnxruntime.set_seed(1)
+    running, given = session(exported(CHANCES, INPUTS)), feed(1000)
+    first, second = ran(running, given), ran(running, given)
+    for name in CHANCES:
+        assert not torch.equal(first[name], second[name]), name
+    noise, uniform, choice = first["normal"] - given["x"], first["uniform"], first["choice"]
+    assert abs(noise.mean()) < 0.1 and 0.9 < noise.std() < 1.1  # 5 standard errors or more
+    assert uniform.min() >= 0 and uniform.max() <= 1 and abs(uniform.mean() - 0.5) < 0.03
+    assert sorted(choice.unique().tolist()) == [0, 1, 2, 3]
 
 
 REFUSED = {
