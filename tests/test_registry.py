@@ -69,6 +69,7 @@ EXEMPT = {
     "train.collect.remembers_nothing": STATIC,
     "networks.name_hash": NO_TENSORS,
     "networks.part": PART,
+    "networks.whole": "composed into rnd and gail, whose cases run it",
     "networks.body": PART,
     **{
         f"networks.{name}": "describes an encoder, which cases of actor_critic run"

@@ -27,7 +27,9 @@ from optinfra.networks.images import as_floats as as_floats
 from optinfra.networks.images import fully_connected as fully_connected
 from optinfra.networks.images import match3 as match3
 from optinfra.networks.images import nature_cnn as nature_cnn
+from optinfra.networks.images import pixel_by_pixel as pixel_by_pixel
 from optinfra.networks.images import resnet as resnet
+from optinfra.networks.images import seen_once as seen_once
 from optinfra.networks.images import simple as simple
 from optinfra.networks.initializers import Initializer as Initializer
 from optinfra.networks.initializers import constant as constant
@@ -51,6 +53,7 @@ from optinfra.networks.observations import ObservationEncoder as ObservationEnco
 from optinfra.networks.observations import SetEncoder as SetEncoder
 from optinfra.networks.observations import require_observations as require_observations
 from optinfra.networks.parts import part as part
+from optinfra.networks.parts import whole as whole
 from optinfra.networks.recurrent import GRU as GRU
 from optinfra.networks.recurrent import LSTM as LSTM
 from optinfra.networks.recurrent import RecurrentActorCritic as RecurrentActorCritic

@@ -10,13 +10,19 @@ from optinfra.networks.conditional import HyperLinear
 from optinfra.networks.initializers import Initializer
 from optinfra.networks.modules import KAIMING_NORMAL, Linear, swish
 from optinfra.networks.normed import LayerNorm
-from optinfra.networks.observations import EncoderFactory, ObservationEncoder, side_by_side
+from optinfra.networks.observations import (
+    EncoderFactory,
+    ObservationEncoder,
+    require_observations,
+    side_by_side,
+)
+from optinfra.networks.own import OwnModule
 from optinfra.types import Obs, Spec
 
 GOAL_CONDITIONING = ("hyper", "none")
 
-# (spec, width of what stands beside the observations, h) -> a module from (*obs, beside) to [*B, h]
-BodyFactory: TypeAlias = Callable[[Spec, int, int], nn.Module]
+# (spec, h) -> a module from as many tensors [N, *shape] as the spec has observations to [N, h]
+BodyFactory: TypeAlias = Callable[[Spec, int], nn.Module]
 
 
 class Encoding(NamedTuple):
@@ -106,7 +112,8 @@ def body(
       activation: after every layer.
       weight: initializer of the layers.
       encoding: how images and goals are read, and the user's own modules.
-      beside: width of a vector behind the observations; 0 for none.
+      beside: width of a vector behind the observations; 0 for none. To a body of the user's own
+        it is one more observation.
       normed: whether each layer is normalised before its activation.
 
     Returns:
@@ -114,7 +121,7 @@ def body(
 
     Raises:
       ValueError: an observation is of no known kind or an image too small, `encoding` names
-        nothing known, or `normed` is asked of a body of the user's own.
+        nothing known, a module of the user's own does not work, or `normed` is asked of one.
     """
     if encoding.goal_conditioning not in GOAL_CONDITIONING:
         raise ValueError(
@@ -124,7 +131,9 @@ def body(
     if encoding.body is not None:
         if normed:
             raise ValueError("`layer_norm` must be False with a body of your own, got True.")
-        return encoding.body(spec, beside, hidden_units)
+        require_observations(spec)
+        seen = spec._replace(obs=(*spec.obs, (beside,)) if beside else spec.obs)
+        return OwnModule("body", encoding.body(seen, hidden_units), seen.obs, hidden_units)
     return Body(
         ObservationEncoder(spec, hidden_units, encoding.image, encoding.encoder),
         hidden_units,

@@ -3,6 +3,7 @@
 import math
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias, TypeVar
 
 import torch
@@ -72,7 +73,7 @@ def draw(module: nn.Module) -> Callable[[Key], Params]:
     parameters to `Initializer`s. Of torch's layers, linear ones (uniform weights, zero bias),
     convolutions, embeddings, attention and normalisations of a row are known without one. Each
     parameter draws with the key folded with its full name, so that adding a layer changes no
-    other layer's draw.
+    other layer's draw. One that several modules share is drawn once, by its first name.
 
     Args:
       module: may live on the meta device; its own values are never read.
@@ -81,15 +82,18 @@ def draw(module: nn.Module) -> Callable[[Key], Params]:
       `(key [2]) -> {name: parameter}`, pure; vmap it over keys for an ensemble.
 
     Raises:
-      TypeError: a module has parameters and no initializers, or is no pure function, as batch
-        normalisation and dropout are none; the message names it.
+      TypeError: a module has parameters and no initializers, or is no pure function of single
+        rows, as batch normalisation and dropout are none in training; the message names it.
     """
     plan = []
+    first = {full for full, _ in module.named_parameters()}
     for path, owner in module.named_modules():
         _require_pure(path, owner)
         initializers = _initializers_of(owner)
         for name, parameter in owner.named_parameters(recurse=False):
             full = f"{path}.{name}" if path else name
+            if full not in first:
+                continue
             if name not in initializers:
                 raise TypeError(
                     f"`{full}` must have an initializer, got none from {type(owner).__name__}. "
@@ -151,7 +155,7 @@ def _initializers_of(module: nn.Module) -> dict[str, Initializer]:
     if isinstance(module, nn.LayerNorm | nn.GroupNorm | nn.RMSNorm):
         return {"weight": constant(1.0), "bias": constant(0.0)}
     if isinstance(module, nn.Embedding):
-        return {"weight": random.normal}
+        return {"weight": partial(_embeddings, module.padding_idx)}
     if isinstance(module, nn.MultiheadAttention):
         projections = ("in_proj", "q_proj", "k_proj", "v_proj")
         weights = {f"{name}_weight": xavier_uniform() for name in projections}
@@ -159,14 +163,31 @@ def _initializers_of(module: nn.Module) -> dict[str, Initializer]:
     return {}
 
 
+def _embeddings(padding: int | None, key: Key, shape: tuple[int, ...]) -> Tensor:
+    """Draw from N(0, 1); what stands for nothing is zero."""
+    drawn = random.normal(key, shape)
+    if padding is None:
+        return drawn
+    return torch.where((torch.arange(shape[0], device=key.device) == padding)[:, None], 0.0, drawn)
+
+
 def _require_pure(path: str, module: nn.Module) -> None:
-    """Raise TypeError where a module writes into itself or draws from a global generator."""
-    normed, dropped = nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd
-    if isinstance(module, normed) and module.track_running_stats:
-        why = "keeps running statistics", "Take one that normalises single rows, as LayerNorm does."
-    elif isinstance(module, dropped) and module.p > 0 and module.training:
-        why = "draws from the global generator", "Leave it out, or call `eval()` on it."
-    else:
+    """Raise TypeError where a module mixes rows, writes into itself or draws by itself."""
+    if (does := _impurity(module)) is None:
         return
-    kind, (does, advice) = type(module).__name__, why
-    raise TypeError(f"`{path}` must be a pure function, got {kind}, which {does}. {advice}")
+    name, kind = path or "module", type(module).__name__
+    raise TypeError(f"`{name}` must be a pure function of single rows, got {kind}, which {does}")
+
+
+def _impurity(module: nn.Module) -> str | None:
+    batch_norm, norm = nn.modules.batchnorm._BatchNorm, nn.modules.batchnorm._NormBase
+    if isinstance(module, batch_norm) and (module.training or not module.track_running_stats):
+        return "normalises over a batch. Take LayerNorm or GroupNorm, or freeze it by `eval()`."
+    if isinstance(module, norm) and module.training and module.track_running_stats:
+        return "keeps running statistics. Take `track_running_stats=False`."
+    dropped = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+    if isinstance(module, nn.MultiheadAttention):
+        dropped = module.dropout > 0
+    if dropped and module.training:
+        return "draws by itself. Leave the dropout out, or call `eval()`."
+    return None

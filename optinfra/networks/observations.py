@@ -7,18 +7,18 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from optinfra.check import require_shape
 from optinfra.networks.attention import EntityEmbedding, ResidualSelfAttention, fixup_normal
-from optinfra.networks.images import IMAGE_ENCODERS, as_floats
+from optinfra.networks.images import IMAGE, IMAGE_ENCODERS
 from optinfra.networks.modules import Linear, swish
+from optinfra.networks.own import OwnModule
 from optinfra.types import Obs, Spec
 
-VECTOR, SET, IMAGE = 1, 2, 3  # how many axes they have
+VECTOR, SET = 1, 2  # how many axes they have
 KINDS = {VECTOR: "vector", SET: "set", IMAGE: "image"}
 SET_WIDTH = 128  # E of the encoding of all sets together, ML-Agents' number
 LEAST_ENTITY = 0.01  # Σ features² below which an entity counts as absent, ML-Agents' number
 
-# (shape of an observation, h) -> a module from [*B, *shape] to [*B, h]; None: the usual one
+# (shape of an observation, h) -> a module from [N, *shape] to [N, h]; None: the usual one
 EncoderFactory: TypeAlias = Callable[[tuple[int, ...], int], nn.Module | None]
 
 
@@ -66,7 +66,8 @@ class ObservationEncoder(nn.Module):
       encoder: makes encoders of the user's own, which may also read vectors and sets.
 
     Raises:
-      ValueError: an observation is of no known kind, an image is too small, or `image` unknown.
+      ValueError: an observation is of no known kind, an image is too small, `image` unknown, or
+        an encoder of the user's own does not work; the message names the observation.
     """
 
     def __init__(
@@ -80,12 +81,13 @@ class ObservationEncoder(nn.Module):
         require_observations(spec)
         if image not in IMAGE_ENCODERS:
             raise ValueError(f"`image` must be one of {sorted(IMAGE_ENCODERS)}, got {image!r}.")
-        own = {i: module for i, shape in enumerate(spec.obs)
+        own = {i: OwnModule(f"encoder of obs[{i}]", module, [shape], hidden_units)
+               for i, shape in enumerate(spec.obs)
                if encoder and (module := encoder(shape, hidden_units)) is not None}  # fmt: skip
         usual = {i: IMAGE_ENCODERS[image](shape, hidden_units)
                  for i, shape in enumerate(spec.obs)
                  if len(shape) == IMAGE and i not in own}  # fmt: skip
-        self.spec, self.hidden_units = spec, hidden_units
+        self.spec = spec
         self.encoders = nn.ModuleDict({str(i): each for i, each in sorted((own | usual).items())})
         self.own, self.alike = tuple(own), _alike(spec, usual)
         self.sets = tuple(
@@ -114,13 +116,7 @@ class ObservationEncoder(nn.Module):
 
     def _encodings(self, obs: Obs) -> dict[int, Tensor]:
         """Encode what does not pass as it is."""
-        encodings = {}
-        for i in self.own:
-            encodings[i] = self.encoders[str(i)](as_floats(obs[i]))
-            rows = obs[i].shape[: obs[i].ndim - len(self.spec.obs[i])]
-            require_shape(
-                f"encoding of obs[{i}]", encodings[i], (*rows, self.hidden_units), "*B, h"
-            )
+        encodings = {i: self.encoders[str(i)]((obs[i],)) for i in self.own}
         for group in self.alike:
             modules = [self.encoders[str(i)] for i in group]
             encodings |= zip(group, encode_each(modules, [obs[i] for i in group]))

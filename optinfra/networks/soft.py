@@ -1,7 +1,7 @@
 """Soft actor-critic's networks: a policy, values, and several independent action values."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -167,12 +167,25 @@ def separate_soft(
       A `SoftActorCritic` whose parameters are named `actor.…`, `value.…`, `q1.…`, `q2.…`, ….
 
     Raises:
-      ValueError: there is no critic.
+      ValueError: there is no critic, or two networks share a parameter: a target follows each
+        apart.
     """
     require_integer("len(critics)", len(critics), 1)
     modules = {"actor": actor} | ({} if value is None else {"value": value})
     modules |= {f"q{i + 1}": critic for i, critic in enumerate(critics)}
+    _require_apart(modules)
     return _soft(nn.ModuleDict(modules), len(critics), memory_size, action)
+
+
+def _require_apart(modules: Mapping[str, nn.Module]) -> None:
+    owners: dict[Tensor, str] = {}
+    for name, module in modules.items():
+        for parameter in module.parameters():
+            if owners.setdefault(parameter, name) != name:
+                raise ValueError(
+                    f"`{name}` must have parameters of its own, got one of `{owners[parameter]}`. "
+                    "Make a new module for each network."
+                )
 
 
 def _soft(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad
+from torch.func import grad
 
 from optinfra import random
 from optinfra.losses import masked_mean
@@ -20,6 +20,7 @@ from optinfra.networks import (
     constant,
     draw,
     kaiming_normal,
+    whole,
     xavier_uniform,
 )
 from optinfra.signals.learning import (
@@ -149,7 +150,7 @@ def gail(
     rule = _Rule(
         spec=spec,
         draw=draw(network),
-        discriminate=lambda params, x, noise: functional_call(network, params, (x, noise)),
+        discriminate=whole(network),
         transform=transform or adam_without_accidents(),
         numbers=(strength, gamma, learning_rate),
         use_actions=use_actions,
@@ -193,7 +194,7 @@ class _Rule(NamedTuple):
 
     spec: Spec
     draw: Callable[[Key], Params]
-    discriminate: Callable[[Params, Inputs, Tensor | None], tuple[Tensor, Tensor]]
+    discriminate: Callable[..., tuple[Tensor, Tensor]]
     transform: Transform
     numbers: tuple[float, float, float]
     use_actions: bool

@@ -5,12 +5,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from optinfra import moments, random
 from optinfra.losses import masked_mean
 from optinfra.moments import Running, normalize_vectors
-from optinfra.networks import ENCODING, Encoding, body, draw
+from optinfra.networks import ENCODING, Encoding, body, draw, whole
 from optinfra.signals.learning import (
     adam_without_accidents,
     descended,
@@ -103,7 +102,7 @@ def rnd(
     rule = _Rule(
         spec=spec,
         draw=draw(network),
-        encode=lambda params, obs: functional_call(network, params, (obs,)),
+        encode=whole(network),
         transform=transform or adam_without_accidents(),
         numbers=(strength, gamma, learning_rate),
         normalize=normalize,
@@ -121,7 +120,7 @@ class _Rule(NamedTuple):
 
     spec: Spec
     draw: Callable[[Key], Params]
-    encode: Callable[[Params, Obs], Tensor]
+    encode: Callable[..., Tensor]
     transform: Transform
     numbers: tuple[float, float, float]
     normalize: bool
