@@ -99,6 +99,10 @@ class Worker:
         """Time what was prepared under this number."""
         return float(self._ask(time=number, calls=calls)["seconds"])
 
+    def peak_mebibytes(self, number: int, calls: int) -> float:
+        """Tell the process's largest memory, MiB, while it makes so many calls, warm."""
+        return float(self._ask(peak=number, calls=calls)["mebibytes"])
+
     @property
     def alive(self) -> bool:
         """Whether the process still runs."""

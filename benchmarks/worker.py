@@ -5,6 +5,7 @@ It works only while a request is open, so that only one side works at a time.
     {"prepare": "module:function", "arguments": {…}, "packages": […], "threads": 2}
         → {"number": 0, "first_seconds": 0.5, "threads": 2, "versions": {…}}
     {"time": 0, "calls": 10}  → {"seconds": 0.001}       of what got this number
+    {"peak": 0, "calls": 10}  → {"mebibytes": 480.0}     the process's largest meanwhile
     {"forget": true}          → {}
     whatever fails            → {"error": "ValueError: …"}
 """
@@ -15,6 +16,7 @@ import os
 import platform
 import sys
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from benchmarks.timing import Timer
@@ -52,8 +54,24 @@ def answered(request: dict[str, Any], timers: list[Timer]) -> dict[str, Any]:
         }
     if "time" in request:
         return {"seconds": timers[request["time"]].seconds_per_call(request["calls"])}
+    if "peak" in request:
+        return {"mebibytes": peak_mebibytes(timers[request["peak"]], request["calls"])}
     timers.clear()
     return {}
+
+
+def peak_mebibytes(timer: Timer, calls: int) -> float:
+    """Tell the largest memory that this process has had while it made so many calls, warm.
+
+    Raises:
+      OSError: this is no Linux, which alone tells.
+    """
+    timer.seconds_per_call(calls)
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the largest so far
+    timer.seconds_per_call(calls)
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    (largest,) = (line.split()[1] for line in lines if line.startswith("VmHWM:"))
+    return int(largest) / 1024
 
 
 def set_threads(threads: int | None) -> int | None:

@@ -46,6 +46,11 @@ def peer_that_fails():
     raise ValueError("it does not like these sizes")
 
 
+def peer_that_holds(mebibytes):
+    """Fill so much memory, and let go of it."""
+    return lambda: b"x" * (mebibytes * 2**20)
+
+
 def peer_that_dies():
     import os
 
@@ -183,6 +188,18 @@ def test_worker_survives_noise_and_failures_and_tells_of_its_death():
     finally:
         worker.close()
     assert not worker.alive
+
+
+def test_worker_tells_the_largest_memory_of_its_process():
+    here, worker = "tests.test_benchmarks", Worker(sys.executable)
+    try:
+        little = worker.prepare(f"{here}:peer_that_holds", {"mebibytes": 1})["number"]
+        much = worker.prepare(f"{here}:peer_that_holds", {"mebibytes": 200})["number"]
+        before, peak = (worker.peak_mebibytes(number, 1) for number in (little, much))
+        again = worker.peak_mebibytes(little, 1)
+    finally:
+        worker.close()
+    assert 150 < peak - before < 250 and abs(again - before) < 50
 
 
 def test_missing_peer_is_told_beside_the_others(monkeypatch):

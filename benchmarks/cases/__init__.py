@@ -12,6 +12,7 @@ CASES = {
     "sac_update": "one SAC update: 256 rows, and 16 sequences of 64",
     "sac_training": "SAC on Pendulum with an update per step, everything included",
     "poca": "one POCA update of 1,024 rows with mates, and values of whole groups",
+    "images": "one PPO update of 256 images of 3×84×84, its time and its memory",
     "signals": "curiosity, GAIL and RND: update and evaluate on 1,024 rows",
     "import": "what importing optinfra costs beside importing torch",
     "random": "random numbers (information only)",

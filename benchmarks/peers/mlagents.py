@@ -46,9 +46,30 @@ def ppo_update(
     *, rows: int, obs: int, actions: int, units: int, memory: int = 0, sequence: int = 1
 ) -> Callable[[], Any]:
     """Update on `rows` rows: `TorchPPOOptimizer.update`, its conversion to tensors included."""
-    optimizer = ppo_optimizer(rows, obs, actions, units, memory, sequence)
+    optimizer = ppo_optimizer(rows, behavior(obs, actions), units, memory, sequence)
     batch = minibatch(rows, obs, actions, memory)
     return lambda: optimizer.update(batch, rows // sequence)
+
+
+def ppo_update_of_images(
+    *, rows: int, shape: list[int], actions: int, units: int
+) -> Callable[[], Any]:
+    """Update on `rows` images, encoded by `simple`: `TorchPPOOptimizer.update`."""
+    translated = DimensionProperty.TRANSLATIONAL_EQUIVARIANCE
+    seen = ObservationSpec(
+        shape=tuple(shape),
+        dimension_property=(DimensionProperty.NONE, translated, translated),
+        observation_type=ObservationType.DEFAULT,
+        name="image",
+    )
+    spec = BehaviorSpec([seen], ActionSpec.create_continuous(actions))
+    optimizer = ppo_optimizer(rows, spec, units, 0, 1)
+    batch = minibatch(rows, 1, actions, 0)
+    random = np.random.default_rng(2)
+    for key in (ObservationKeyPrefix.OBSERVATION, ObservationKeyPrefix.NEXT_OBSERVATION):
+        images = random.random((rows, *shape), dtype=np.float32)
+        batch[(key, 0)] = AgentBufferField(list(images))
+    return lambda: optimizer.update(batch, rows)
 
 
 def sac_update(
@@ -71,7 +92,7 @@ def trajectory_values(
     *, agents: int, steps: int, obs: int, actions: int, units: int, memory: int, sequence: int
 ) -> Callable[[], Any]:
     """Value one trajectory of each agent, under its own id."""
-    optimizer = ppo_optimizer(steps, obs, actions, units, memory, sequence)
+    optimizer = ppo_optimizer(steps, behavior(obs, actions), units, memory, sequence)
     buffers = [minibatch(steps, obs, actions, memory) for _ in range(agents)]
     following = [np.zeros(obs, np.float32)]
 
@@ -140,10 +161,10 @@ def with_mates(rows: int, mates: int, obs: int, actions: int) -> AgentBuffer:
 
 
 def ppo_optimizer(
-    rows: int, obs: int, actions: int, units: int, memory: int, sequence: int
+    rows: int, spec: BehaviorSpec, units: int, memory: int, sequence: int
 ) -> TorchPPOOptimizer:
-    """The optimizer for vector observations, with an LSTM where `memory` is not 0."""
-    spec, network = behavior(obs, actions), network_settings(units, memory, sequence)
+    """The optimizer, with an LSTM where `memory` is not 0."""
+    network = network_settings(units, memory, sequence)
     settings = TrainerSettings(
         trainer_type="ppo",
         hyperparameters=PPOSettings(batch_size=rows),
