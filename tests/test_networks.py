@@ -12,7 +12,7 @@ from optinfra import networks, random, tree
 from optinfra.networks import initializers
 from optinfra.types import ActionSpec, Spec
 from tests.cases.networks import KINDS
-from tests.examples import SPEC, normal
+from tests.examples import SPEC, normal, observed
 
 KEY = random.key(5)
 WIDE = (200, 300)  # [fan_out, fan_in], large enough for sharp statistics
@@ -367,3 +367,16 @@ def test_parts_of_ones_own_make_an_actor_critic():
     assert {name.split(".")[0] for name in weights} == {"actor", "critic"}
     expected = linear(weights, "critic.layer", obs[0])[:, 0]
     torch.testing.assert_close(apart.values(weights, obs)["only"], expected)
+
+
+def test_images_are_read_once_in_the_layout_of_convolutions():
+    obs = observed(3, (4, 2), KINDS)
+    seen = networks.seen_once(KINDS, obs)
+    for i, (x, y, shape) in enumerate(zip(obs, seen, KINDS.obs)):
+        torch.testing.assert_close(y, x / 255 if i in KINDS.bytes else x, rtol=0, atol=1e-7)
+        if len(shape) == 3:
+            assert y.dtype == torch.float32
+            assert y.flatten(0, 1).is_contiguous(memory_format=torch.channels_last)
+            assert networks.pixel_by_pixel(y).data_ptr() == y.data_ptr()
+        else:
+            assert y is x

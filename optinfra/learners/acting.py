@@ -9,6 +9,7 @@ from torch import Tensor
 from optinfra import moments, tree
 from optinfra.distributions import Distribution, PolicyOutputs, mask_logits
 from optinfra.learners.batch import check_obs
+from optinfra.networks import seen_once
 from optinfra.types import Act, Action, Key, Obs, PyTree, Spec
 from optinfra.values import Critic, Values
 
@@ -77,8 +78,9 @@ def observe(acting: Acting, state: Any, obs: Obs, mask: Tensor) -> Any:
 
 
 def normalized(acting: Acting, params: Any, obs: Obs) -> Obs:
-    """Pass observations through the normaliser, if there is one."""
+    """Pass vectors through the normaliser, if there is one, and read images."""
     check_obs(acting.spec, obs)
+    obs = seen_once(acting.spec, obs)
     if not acting.normalize:
         return obs
     return moments.normalize_vectors(params.moments, obs)

@@ -14,7 +14,9 @@ from torch.nn.functional import conv2d, leaky_relu, max_pool2d
 from optinfra.check import require_trailing
 from optinfra.networks.initializers import kaiming_normal, uniform_by_inputs
 from optinfra.networks.modules import Linear, relu, swish
+from optinfra.types import Obs, Spec
 
+IMAGE = 3  # axes of an image: channels, height, width
 BRIGHTEST = 255.0  # what a byte's largest number stands for is 1
 DENSE = kaiming_normal(1.41)  # ML-Agents' gain of the layer behind the convolutions
 POOLING, POOLING_STRIDE = 3, 2
@@ -30,6 +32,28 @@ def as_floats(x: Tensor) -> Tensor:
       The same shape, without unit.
     """
     return x.to(torch.float32) / BRIGHTEST if x.dtype == torch.uint8 else x
+
+
+def pixel_by_pixel(x: Tensor) -> Tensor:
+    """Read images `[*B, C, H, W]` as floats that lie in memory as convolutions are computed.
+
+    What lies so already stays. Done once, before several networks see the same images, it spares
+    a copy for each: a compiler would make one for every convolution, and one on the way back.
+    """
+    return as_floats(x).movedim(-3, -1).contiguous().movedim(-1, -3)
+
+
+def seen_once(spec: Spec, obs: Obs) -> Obs:
+    """Read the images among observations, once for all networks that see them.
+
+    Args:
+      spec: of the observations.
+      obs: `[*B, *shape_i]` each.
+
+    Returns:
+      The same shapes; images as floats.
+    """
+    return tuple(pixel_by_pixel(x) if len(shape) == IMAGE else x for x, shape in zip(obs, spec.obs))
 
 
 class Conv(nn.Module):
@@ -91,7 +115,7 @@ class ImageEncoder(nn.Module):
         """
         require_trailing("x", x, self.shape)
         rows = x.shape[: x.ndim - len(self.shape)]
-        features = as_floats(x).reshape(-1, *self.shape)
+        features = pixel_by_pixel(x).reshape(-1, *self.shape)
         for layer in self.convolutions:
             features = layer(features)
         encoding = self.activation(self.dense(features.flatten(1)))

@@ -212,6 +212,12 @@ CASES = {
     ),
     **{name: initializer_case(initializer) for name, initializer in INITIALIZERS.items()},
     "draw": Case(networks.draw(nn.Linear(3, 2)), alone),
+    "seen_once": Case(
+        lambda *obs: networks.seen_once(KINDS, obs), lambda k: examples.observed(k, (3, 2), KINDS)
+    ),
+    "pixel_by_pixel": Case(
+        networks.pixel_by_pixel, lambda k: (examples.observed(k, (2,), KINDS)[1],)
+    ),
     "as_floats": Case(
         networks.as_floats, lambda k: (torch.arange(5 + k, 9 + k, dtype=torch.uint8),)
     ),
