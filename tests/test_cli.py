@@ -247,7 +247,7 @@ REFUSALS = [
     (["--env", "Zaxxon"], ["One that another package registers is called `package:Name-v0`."]),
     (["--env", "no_such_package:A-v0"], ["`no_such_package`", "pip install no_such_package"]),
     (["--env", ""], ["optinfra.env: expected text"]),
-    (["--env", "tests.tiny_envs:tiny/Picture-v0"], ["shape of a vector, got (4, 4, 3)"]),
+    (["--env", "tests.tiny_envs:tiny/Picture-v0"], ["sides of 20 pixels or more", "got (3, 4, 4)"]),
     (["--env", "tests.tiny_envs:tiny/Words-v0"], ["must be Box, Discrete or MultiDiscrete"]),
     (["--env", COUNTDOWN, "--set", "optinfra.env_kwargs={speed: 3}"], ["argument 'speed'"]),
     (["--set", "optinfra.env_kwargs={time_limit: 0}", "--env", TENSOR_CARTPOLE], ["`time_limit`"]),
@@ -318,7 +318,7 @@ def test_a_bad_file_is_told_with_name_and_line_and_begins_nothing(tmp_path, cont
     [
         ([], ["copy: holds a run already. Go on with it by --resume, overwrite it by --force"]),
         (["--force", "--env", "CartPol-v1"], ["Did you mean CartPole-v1"]),
-        (["--force", "--env", "tests.tiny_envs:tiny/Picture-v0"], ["shape of a vector"]),
+        (["--force", "--env", "tests.tiny_envs:tiny/Picture-v0"], ["sides of 20 pixels"]),
         (
             ["--force", "--env", COUNTDOWN, "--set", "optinfra.env_kwargs={nan_at: 0}"],
             ["`obs` of environment 0 must be finite, got nan at position 0."],

@@ -122,7 +122,7 @@ class GymnasiumSource:
             following = key
             if num_steps == 1:  # no call for the sake of two keys
                 following, key = random.split(key).unbind()
-            before = tree.where(over, tree.map(torch.zeros_like, memory), memory)
+            before = tree.blank(~over, memory)
             return following, before, policy(params, obs, before, key)
 
         self.lanes = envs.num_envs
