@@ -363,14 +363,15 @@ def test_a_saved_policy_is_what_was_exported(tmp_path):
         export.save(tmp_path / "a.txt", one.model)
 
 
-def test_what_was_there_stays_where_writing_fails(tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_what_was_there_stays_where_writing_fails(tmp_path, monkeypatch, step):
     file = tmp_path / "a.onnx"
     file.write_bytes(b"mine")
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(write.os, "fsync", full)
+    monkeypatch.setattr(write.os, step, full)
     with pytest.raises(ExportError, match=r"a.onnx: cannot be written: no space left on device\."):
         export.save(file, policy("ppo", "hybrid").model)
     assert os.listdir(tmp_path) == ["a.onnx"] and file.read_bytes() == b"mine"

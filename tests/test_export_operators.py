@@ -138,7 +138,7 @@ SHAPES = {
         [x, x.mean(0) + CONSTANT.expand(x.shape[0], 4)], -1
     ),
     "select of what is expanded": lambda x, **_: (
-        CONSTANT.reshape(2, 2).expand(x.shape[0], 2, 2)[:, 1] * x[:, :2]
+        CONSTANT.reshape(2, 2).expand(x.shape[0], 2, 2).select(1, 1) * x[:, :2]
     ),
     "squeeze": lambda x, **_: x[:, None, :, None].squeeze(-1).squeeze(1),
     "squeeze of nothing": lambda x, **_: x.squeeze(1),
