@@ -249,15 +249,19 @@ def test_two_looks_tell_the_velocity_that_one_hides():
 @pytest.mark.parametrize("name", envs.TENSOR_ENVS)
 def test_every_tensor_environment_keeps_its_word_by_name(name):
     """Sixty-four copies side by side, through more than one end."""
-    options = {"delay": 3} if "Recall" in name else {"time_limit": 5}
-    env = envs.make(name, 64, env_kwargs=options)
+    short = {"tensor:Recall-v0": {"delay": 3}, "tensor:Catch-v0": {"rows": 6}}
+    env = envs.make(name, 64, env_kwargs=short.get(name, {"time_limit": 5}))
+    kinds = [
+        torch.uint8 if i in env.spec.bytes else torch.float32 for i in range(len(env.spec.obs))
+    ]
     state, obs = vmap(env.reset)(random.split(KEY, 64))
     ends = 0
     for t in range(11):
         keys = random.split(random.key(t), 64)
         state, then = vmap(autoreset(env))(state, act(env, t, 64), keys)
-        for x in (*obs, *then.obs, *then.next_obs):
-            assert (x.shape, x.dtype) == ((64, *env.spec.obs[0]), torch.float32)
+        for seen in (obs, then.obs, then.next_obs):
+            assert [x.shape for x in seen] == [(64, *shape) for shape in env.spec.obs]
+            assert [x.dtype for x in seen] == kinds
         ended = then.terminated | then.truncated
         ends += int(ended.sum())
         assert then.reward.dtype == torch.float32

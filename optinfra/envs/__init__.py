@@ -2,12 +2,16 @@
 
 from optinfra.envs.cartpole import CartPoleState as CartPoleState
 from optinfra.envs.cartpole import cartpole as cartpole
+from optinfra.envs.catch import CatchState as CatchState
+from optinfra.envs.catch import catch as catch
 from optinfra.envs.environment import Env as Env
 from optinfra.envs.environment import EnvStep as EnvStep
 from optinfra.envs.environment import Transition as Transition
 from optinfra.envs.environment import autoreset as autoreset
 from optinfra.envs.escape import EscapeState as EscapeState
 from optinfra.envs.escape import escape as escape
+from optinfra.envs.fetch import FetchState as FetchState
+from optinfra.envs.fetch import fetch as fetch
 from optinfra.envs.groups import GroupEnv as GroupEnv
 from optinfra.envs.groups import GroupStep as GroupStep
 from optinfra.envs.groups import GroupTransition as GroupTransition
@@ -20,6 +24,8 @@ from optinfra.envs.hidden import observe_only as observe_only
 from optinfra.envs.hidden import pendulum_without_velocity as pendulum_without_velocity
 from optinfra.envs.mountaincar import MountainCarState as MountainCarState
 from optinfra.envs.mountaincar import mountaincar as mountaincar
+from optinfra.envs.nearest import NearestState as NearestState
+from optinfra.envs.nearest import nearest as nearest
 from optinfra.envs.pendulum import PendulumState as PendulumState
 from optinfra.envs.pendulum import pendulum as pendulum
 from optinfra.envs.pettingzoo import GroupVectorStep as GroupVectorStep

@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from optinfra.envs.cartpole import cartpole
+from optinfra.envs.catch import catch
 from optinfra.envs.environment import Env
 from optinfra.envs.escape import escape
+from optinfra.envs.fetch import fetch
 from optinfra.envs.groups import GroupEnv
 from optinfra.envs.gymnasium import GymnasiumVector
 from optinfra.envs.hidden import cartpole_without_velocity, pendulum_without_velocity
 from optinfra.envs.mountaincar import mountaincar
+from optinfra.envs.nearest import nearest
 from optinfra.envs.pendulum import pendulum
 from optinfra.envs.pettingzoo import PettingZooGroups
 from optinfra.envs.recall import recall
@@ -30,6 +33,10 @@ TENSOR_ENVS: Mapping[str, Callable[..., Env]] = {
     # In these the reward is not found by chance.
     "tensor:MountainCar-v0": mountaincar,
     "tensor:Rooms-v0": rooms,
+    # These show a set, a goal, an image of bytes.
+    "tensor:Nearest-v0": nearest,
+    "tensor:Fetch-v0": fetch,
+    "tensor:Catch-v0": catch,
 }
 TENSOR_GROUPS: Mapping[str, Callable[..., GroupEnv]] = {"tensor:Escape-v0": escape}
 PETTINGZOO_PREFIX = "pettingzoo:"
