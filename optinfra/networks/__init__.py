@@ -67,6 +67,8 @@ from optinfra.networks.recurrent import (
 from optinfra.networks.recurrent import step_by_step as step_by_step
 from optinfra.networks.recurrent import without_memory as without_memory
 from optinfra.networks.soft import SoftActorCritic as SoftActorCritic
+from optinfra.networks.soft import SquashedHead as SquashedHead
+from optinfra.networks.soft import StreamHeads as StreamHeads
 from optinfra.networks.soft import separate_soft as separate_soft
 from optinfra.networks.soft import soft_actor_critic as soft_actor_critic
 from optinfra.networks.soft_values import branch_probs as branch_probs

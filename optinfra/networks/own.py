@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from optinfra.networks.images import as_floats
+from optinfra.networks.initializers import draw
 
 TRIED_ROWS = 2  # one could pass for none
 
@@ -16,7 +17,7 @@ class OwnModule(nn.Module):
 
         y = module(x_1, x_2, …),   x_i [N, *shape_i], bytes as 255ths,   y [N, h]
 
-    It is tried on zeros, with zeros for parameters that hold nothing, when it is taken in.
+    When it is taken in it is tried on zeros, with zeros for parameters that hold nothing.
 
     Args:
       name: what makes it, as the user calls it.
@@ -25,7 +26,8 @@ class OwnModule(nn.Module):
       width: h.
 
     Raises:
-      ValueError: it raises, or gives something else than `[N, h]`; the message has its name.
+      ValueError: it raises, cannot be drawn, or gives something else than `[N, h]`; the message
+        has its name.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class OwnModule(nn.Module):
         expected = f"`{name}` must be a module from rows of {read} to [N, {width}]"
         try:
             made = _tried(module, self.shapes)
+            draw(module)
         except Exception as error:  # anyone's code
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise ValueError(f"{expected}, got {reason}") from error
@@ -48,7 +51,8 @@ class OwnModule(nn.Module):
         """Map inputs `[*B, *shape_i]` to `[*B, h]`."""
         rows = inputs[0].shape[: inputs[0].ndim - len(self.shapes[0])]
         flat = (as_floats(x).reshape(-1, *shape) for x, shape in zip(inputs, self.shapes))
-        made: Tensor = self.module(*flat)
+        # Images come pixel by pixel, of which a module that calls `view` can make nothing.
+        made: Tensor = self.module(*(x.contiguous() for x in flat))
         return made.reshape(*rows, self.width)
 
 

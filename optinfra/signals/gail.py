@@ -146,7 +146,7 @@ def gail(
     require_numbers(strength, gamma, learning_rate, hidden_units, num_layers)
     acted = spec.action.continuous + spec.action.choices + ENDS if use_actions else 0
     encoder = body(spec, hidden_units, num_layers, encoding=encoding, beside=acted)
-    network = _Discriminator(encoder, hidden_units, use_vail)
+    network = _Discriminator(encoder, len(spec.obs), hidden_units, use_vail)
     rule = _Rule(
         spec=spec,
         draw=draw(network),
@@ -168,9 +168,9 @@ def gail(
 class _Discriminator(nn.Module):
     """Tell how likely an input is the expert's, at will by way of a code."""
 
-    def __init__(self, body: nn.Module, hidden_units: int, use_vail: bool) -> None:
+    def __init__(self, body: nn.Module, seen: int, hidden_units: int, use_vail: bool) -> None:
         super().__init__()
-        self.body = body
+        self.body, self.seen = body, seen
         if use_vail:
             self.code = Linear(hidden_units, CODE_SIZE, SMALL_CODES)
             self.sigma = nn.Parameter(torch.empty(CODE_SIZE, device="meta"))
@@ -180,6 +180,8 @@ class _Discriminator(nn.Module):
 
     def forward(self, x: Inputs, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         """Map inputs to D `[*N]` and what it was read from, μ `[*N, 128]` with VAIL."""
+        if acted := x[self.seen :]:
+            x = *x[: self.seen], torch.cat(acted, -1)
         hidden = self.body(x)
         if self.use_vail:
             hidden = self.code(hidden)
