@@ -125,7 +125,8 @@ RUN = dict(
         env="CartPole-v1", env_kwargs={}, max_entities=16, goals=[], sets=[],
         compile="auto", max_grad_norm=None,
         initialization="mlagents", activation="swish", value_clipping=True,
-        recurrent_cell="lstm", burn_in=0, rnd_reward_normalization=False, threads=None,
+        recurrent_cell="lstm", burn_in=0, encoder=None, body=None, network=None,
+        rnd_reward_normalization=False, threads=None,
         sac=dict(
             critics=2, value_network=True, target_critics=None, layer_norm=False,
             target_entropy_scale=1.0, prefill_replay=None, replay_memory=8.0,

@@ -65,12 +65,8 @@ REFUSED = [
 ]
 UNUSED = [
     ("behaviors.a.threaded", True),
-    ("behaviors.a.network_settings.vis_encode_type", "resnet"),
-    ("behaviors.a.network_settings.goal_conditioning_type", "none"),
     ("behaviors.a.reward_signals.extrinsic.network_settings", {"num_layers": 3}),
     ("behaviors.a.reward_signals.rnd.network_settings.memory", {}),
-    ("behaviors.a.reward_signals.curiosity.network_settings.vis_encode_type", "resnet"),
-    ("behaviors.a.reward_signals.rnd.network_settings.goal_conditioning_type", "none"),
     ("behaviors.a.reward_signals.curiosity.network_settings.deterministic", True),
     ("env_settings.base_port", 5006),
     ("env_settings.timeout_wait", 5),
@@ -83,6 +79,8 @@ UNUSED = [
 HONOURED = [
     ("behaviors.a.max_steps", 7),
     ("behaviors.a.network_settings.normalize", True),
+    ("behaviors.a.network_settings.vis_encode_type", "resnet"),
+    ("behaviors.a.reward_signals.rnd.network_settings.goal_conditioning_type", "none"),
     ("behaviors.a.reward_signals.extrinsic.gamma", 0.5),
     ("behaviors.a.reward_signals.rnd", {}),
     ("behaviors.a.reward_signals.curiosity.network_settings.hidden_units", 8),
@@ -93,6 +91,7 @@ HONOURED = [
     ("checkpoint_settings.run_id", "x"),
     ("torch_settings.device", "cpu"),
     ("optinfra.compile", "on"),
+    ("optinfra.encoder", "package.module:function"),
 ]
 
 

@@ -119,6 +119,9 @@ class OptinfraSettings(Block):
         scale them by the reward signals' strength, or switch it off.
     recurrent_cell: of `network_settings.memory`: `lstm` as ML-Agents, or `gru`.
     burn_in: steps at the start of each sequence that only warm its memory up.
+    encoder: `package.module:function`, makes encoders of single observations; see docs/networks.md.
+    body: likewise, makes what turns all observations into one encoding.
+    network: likewise, makes the whole actor and critic.
     rnd_reward_normalization: divide RND's reward by its running deviation.
     threads: of the CPU that torch uses during the run; null leaves torch's own number.
     sac: see `SoftSettings`.
@@ -136,6 +139,9 @@ class OptinfraSettings(Block):
     value_clipping: Flag = True
     recurrent_cell: Literal["lstm", "gru"] = "lstm"
     burn_in: Natural = 0
+    encoder: Text | None = None
+    body: Text | None = None
+    network: Text | None = None
     rnd_reward_normalization: Flag = False
     threads: Count | None = None
     sac: SoftSettings = SoftSettings()

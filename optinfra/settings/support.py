@@ -44,16 +44,12 @@ REFUSED_WITH_POCA = (
 REFUSED_WITH = {"sac": REFUSED_WITH_SAC, "poca": REFUSED_WITH_POCA}
 UNUSED = (
     Rule("threaded", "no effect: collecting and updating take turns."),
-    Rule("network_settings.vis_encode_type", "no effect: there are no image observations."),
-    Rule("network_settings.goal_conditioning_type", "no effect: there are no goal observations."),
     Rule("reward_signals.extrinsic.network_settings", "no effect: this signal has no network."),
     *(
         Rule(f"reward_signals.{signal}.network_settings.{key}", f"no effect: {reason}.")
         for signal in ("curiosity", "gail", "rnd")
         for key, reason in (
             ("memory", "a signal remembers nothing"),
-            ("vis_encode_type", "there are no image observations"),
-            ("goal_conditioning_type", "there are no goal observations"),
             ("deterministic", "a signal does not act"),
         )
     ),

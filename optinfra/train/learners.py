@@ -15,6 +15,7 @@ from optinfra.settings import (
     SACSettings,
     TrainerSettings,
 )
+from optinfra.train.own import Asked, encoding, network
 from optinfra.types import Learner, Schedule, Spec, Transform
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -80,7 +81,7 @@ def _sac(
     ignore_done: Collection[str],
 ) -> Learner:
     memory = behavior.network_settings.memory
-    network = networks.soft_actor_critic(
+    made = _own(spec, behavior, own, networks.SoftActorCritic) or networks.soft_actor_critic(
         spec,
         tuple(behavior.reward_signals.streams.values()),
         critics=own.sac.critics,
@@ -91,7 +92,7 @@ def _sac(
         **_sizes(behavior, own),
     )
     return sac(
-        network,
+        made,
         spec,
         learning_rate=_decay(
             hyper.learning_rate_schedule,
@@ -120,6 +121,8 @@ def _network(
     spec: Spec, behavior: TrainerSettings, hyper: PPOSettings, own: OptinfraSettings
 ) -> networks.ActorCritic | networks.RecurrentActorCritic:
     """Make the actor and the critic that the settings describe."""
+    if made := _own(spec, behavior, own, networks.ActorCritic, networks.RecurrentActorCritic):
+        return made
     options, shared = _sizes(behavior, own), hyper.shared_critic
     if own.initialization == "orthogonal":
         options["initialization"] = networks.orthogonal_initialization()
@@ -138,6 +141,8 @@ def _group_network(
     spec: Spec, behavior: TrainerSettings, own: OptinfraSettings
 ) -> networks.GroupActorCritic:
     """Make the actor of an agent and the critic of its group."""
+    if made := _own(spec, behavior, own, networks.GroupActorCritic):
+        return made
     memory = behavior.network_settings.memory
     return networks.group_actor_critic(
         spec,
@@ -154,4 +159,11 @@ def _sizes(behavior: TrainerSettings, own: OptinfraSettings) -> dict[str, Any]:
         "hidden_units": behavior.network_settings.hidden_units,
         "num_layers": behavior.network_settings.num_layers,
         "activation": ACTIVATIONS[own.activation],
+        "encoding": encoding(behavior.network_settings, own),
     }
+
+
+def _own(spec: Spec, behavior: TrainerSettings, own: OptinfraSettings, *kinds: type) -> Any:
+    """Make the user's own network, of one of these kinds; None where none is asked for."""
+    streams = tuple(behavior.reward_signals.streams.values())
+    return network(Asked(spec, streams, behavior, own), kinds)

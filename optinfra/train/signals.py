@@ -1,18 +1,18 @@
 """Reward signals by name: the four of ML-Agents, and those of one's own."""
 
-import importlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 
 from optinfra import demos
-from optinfra.settings import OptinfraSettings, RewardSignalSettings, TrainerSettings
+from optinfra.settings import OptinfraSettings, TrainerSettings
 from optinfra.signals import curiosity, extrinsic, gail, rnd
 from optinfra.signals.faults import require_state
-from optinfra.train.errors import RunError
+from optinfra.train.errors import RunError, imported, told_by
 from optinfra.train.metrics import COLUMNS
 from optinfra.train.names import TAGS
+from optinfra.train.own import encoding
 from optinfra.types import Action, Key, PyTree, Signal, Spec, Transitions
 
 
@@ -137,13 +137,7 @@ def _factory(name: str) -> Factory:
     package, _, own = name.rpartition(":")
     if not package:
         return _BUILT_IN[name]
-    try:
-        _named(name, importlib.import_module)(package)
-    except RunError as error:
-        if isinstance(error.__cause__, ModuleNotFoundError) and error.__cause__.name == package:
-            advice = f"cannot import {package}. Install it, or put its folder in PYTHONPATH."
-            raise RunError(f"reward_signals.{name}: {advice}") from error.__cause__
-        raise
+    imported(f"reward_signals.{name}", package)
     if own not in _REGISTERED:
         raise RunError(f"reward_signals.{name}: `{package}` registers no signal called {own}.")
     return _REGISTERED[own]
@@ -151,25 +145,16 @@ def _factory(name: str) -> Factory:
 
 def _named(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     """Let what a function raises, which may be anyone's, tell whose signal it is."""
-
-    def call(*arguments: Any) -> Any:
-        try:
-            return function(*arguments)
-        except (RunError, demos.DemoError):
-            raise
-        except Exception as error:
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise RunError(f"reward_signals.{name}: {reason}") from error
-
-    return call
+    return told_by(f"reward_signals.{name}", function)
 
 
-def _sizes(settings: RewardSignalSettings) -> dict[str, Any]:
+def _sizes(asked: Asked) -> dict[str, Any]:
     """What all signals with networks are told."""
-    network = settings.network_settings
+    settings, network = asked.settings, asked.settings.network_settings
     return {
         "strength": settings.strength,
         "gamma": settings.gamma,
+        "encoding": encoding(network, asked.own),
         "hidden_units": network.hidden_units,
         "num_layers": network.num_layers,
         "normalize": network.normalize,
@@ -187,7 +172,7 @@ def _extrinsic(asked: Asked) -> Made:
 
 def _curiosity(asked: Asked) -> Made:
     rate = asked.settings.learning_rate
-    signal = curiosity(asked.spec, learning_rate=rate, **_sizes(asked.settings))
+    signal = curiosity(asked.spec, learning_rate=rate, **_sizes(asked))
     return Made(signal, ignore_done=True)
 
 
@@ -196,7 +181,7 @@ def _rnd(asked: Asked) -> Made:
         asked.spec,
         learning_rate=asked.settings.learning_rate,
         normalize_reward=asked.own.rnd_reward_normalization,
-        **_sizes(asked.settings),
+        **_sizes(asked),
     )
     return Made(signal, ignore_done=True)
 
@@ -209,7 +194,7 @@ def _gail(asked: Asked) -> Made:
         learning_rate=settings.learning_rate,
         use_actions=settings.use_actions,
         use_vail=settings.use_vail,
-        **_sizes(settings),
+        **_sizes(asked),
     )
     return Made(signal)
 
