@@ -113,6 +113,7 @@ def _update(
 
     loss = partial(_loss, rule, params, batch)
     grads, value = grad_and_value(loss)(weights)
+    grads = tree.row_major(grads)  # those of convolutions come as these are computed
     opt, directions = rule.transform.update(state.opt, grads, weights)
     learnt = tree.map(lambda w, u: w - rate * u, weights, directions)
     stats = {"pretraining_loss": value, "pretraining_learning_rate": rate}

@@ -133,6 +133,7 @@ def descend(
 ) -> tuple[Params, PyTree, Stats]:
     """Take one step down a loss with statistics: weights, the transform's state, statistics."""
     grads, (_, stats) = grad_and_value(loss, has_aux=True)(weights)
+    grads = tree.row_major(grads)  # those of convolutions come as these are computed
     opt, directions = transform.update(opt, grads, weights)
     weights = tree.map(lambda w, u: w - now.learning_rate * u, weights, directions)
     return weights, opt, stats | {"grad_norm": global_norm(grads)} | now._asdict()

@@ -293,6 +293,7 @@ def _update(rule: _Rule, state: SACState, batch: SACBatch) -> tuple[SACState, St
     targets = _targets(rule, state, batch, draws)
     loss = partial(_loss, rule, state, _Lesson(batch, targets, draws.noise))
     grads, (_, stats) = grad_and_value(loss, has_aux=True)(learnt)
+    grads = tree.row_major(grads)  # those of convolutions come as these are computed
     flat, flat_grads = _flat(learnt), _flat(grads)
     opt, directions = rule.transform.update(state.opt, flat_grads, flat)
     flat = {name: w - rate * directions[name] for name, w in flat.items()}

@@ -55,6 +55,7 @@ def descended(
     """
     weights = tree.map(Tensor.detach, weights)
     grads, (_, aside) = grad_and_value(loss, has_aux=True)(weights)
+    grads = tree.row_major(grads)  # those of convolutions come as these are computed
     opt, directions = transform.update(opt, grads, weights)
     weights = tree.map(lambda w, u: w - learning_rate * u, weights, directions)
     return opt, weights, tree.map(Tensor.detach, aside)
