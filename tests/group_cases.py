@@ -36,6 +36,7 @@ def mates(seed, *rows, slots=SLOTS, spec=SPEC):
 
 def with_absent(mates, number, choice):
     """The same mates, and in the place of absent ones what no formula survives."""
+
     def spoil(x):
         absent = ~mates.present.reshape(*mates.present.shape, *(1,) * (x.ndim - mates.present.ndim))
         return torch.where(absent, x.new_full((), number if x.is_floating_point() else choice), x)
