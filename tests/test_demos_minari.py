@@ -116,12 +116,9 @@ SIGHTS = spaces.Dict(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("data_format", ["hdf5", "arrow"])
-def test_dicts_images_and_goals_are_read_as_the_environment_is(data_format):
-    if data_format == "arrow":
-        pytest.importorskip("pyarrow", reason="needs pyarrow")
+def test_dicts_images_and_goals_are_read_as_the_environment_is():
     recorded = episodes(SIGHTS, BOUNDS, (3, 2))
-    made("tiny/sights-v0", SIGHTS, BOUNDS, recorded, data_format=data_format)
+    made("tiny/sights-v0", SIGHTS, BOUNDS, recorded)
     spec, columns = demos.load("minari:tiny/sights-v0")
     shapes, action = ((6,), (3,), (3,), (3, 4, 5)), ActionSpec(2)
     assert spec == Spec(shapes, action, goals=(1,), bytes=(3,))
