@@ -1,4 +1,7 @@
-"""Nearest: which target is due, what a touch is worth, and that neither slots nor order tell it."""
+"""Nearest: which target is due, what a touch is worth, and that neither slots nor order tell it.
+
+What policies earn is in tests/test_nearest_returns.py.
+"""
 
 import math
 
@@ -13,13 +16,10 @@ from optinfra import envs, random, tree
 from optinfra.envs import NearestState, autoreset, nearest
 from optinfra.envs.nearest import (
     ARRIVAL_PROB,
-    BEST_RETURN,
-    CHANCE_RETURN,
     REACH,
     ROUNDS,
     SPEED,
     TARGETS,
-    TIME_LIMIT,
 )
 from optinfra.types import Action, ActionSpec, Spec
 
@@ -296,75 +296,6 @@ def test_the_key_alone_decides_what_is_random(seed):
     chex.assert_trees_all_equal(first, again)
 
 
-# What policies earn
-
-
-def play(policy, number=MANY, **options):
-    """Follow a policy `(obs, key) -> [B, 2]` through one episode each; returns and lengths."""
-    env, key = nearest(**options), KEY
-    state, obs = vmap(env.reset)(random.split(random.key(1), number))
-    returns, lengths = torch.zeros(number), torch.zeros(number, dtype=torch.int64)
-    running = torch.ones(number, dtype=torch.bool)
-    while running.any():
-        key, key_act, key_env = random.split(key, 3).unbind()
-        action = move(policy(obs, key_act))
-        after = vmap(env.step)(state, action, random.split(key_env, number))
-        returns, lengths = returns + after.reward * running, lengths + running
-        running = running & ~(after.terminated | after.truncated)
-        state, obs = after.state, after.obs
-    return returns, lengths
-
-
-def straight(ways):
-    """Go these ways `[B, 2]` as fast as may be, and no further."""
-    return ways / ways.abs().amax(1, keepdim=True).clamp(min=SPEED)
-
-
-def heading(score):
-    """Go straight to the target of least score, `(ways from the origin [B, N, 2]) -> [B, N]`."""
-
-    def policy(obs, key):
-        itself, others = obs
-        from_origin = others[..., :2] - itself[:, None, 2:]
-        scores = torch.where(others[..., 2] > 0, score(from_origin), torch.inf)
-        chosen = scores.argmin(1)[:, None, None].expand(-1, 1, 2)
-        return straight(others[..., :2].gather(1, chosen)[:, 0])
-
-    return policy
-
-
-def error(returns):
-    return float(returns.std() / len(returns) ** 0.5)
-
-
-def test_who_goes_straight_to_the_nearest_earns_the_best_return_in_every_episode():
-    returns, lengths = play(heading(lambda ways: ways.norm(dim=-1)))
-    torch.testing.assert_close(returns, torch.full((MANY,), BEST_RETURN))
-    assert lengths.max() <= TIME_LIMIT and lengths.min() >= ROUNDS
-
-
-def test_the_time_limit_leaves_time_for_the_longest_ways():
-    assert math.ceil(2 / SPEED) * ROUNDS == TIME_LIMIT
-
-
-def test_who_moves_at_random_earns_what_chance_does():
-    by_chance = lambda obs, key: random.uniform(key, (len(obs[0]), 2), minval=-1.0, maxval=1.0)
-    returns, _ = play(by_chance)
-    assert float(returns.mean()) == pytest.approx(CHANCE_RETURN, abs=3 * error(returns))
-    assert error(returns) < 0.004
-
-
-def test_who_goes_to_targets_without_comparing_how_far_they_are_earns_next_to_nothing():
-    """Always to the leftmost: each is the leftmost as often."""
-    returns, lengths = play(heading(lambda ways: ways[..., 0]))
-    assert abs(float(returns.mean())) < 0.05 and lengths.float().mean() < TIME_LIMIT / 2
-
-
-def test_who_goes_to_the_farthest_pays_for_it():
-    returns, _ = play(heading(lambda ways: -ways.norm(dim=-1)))
-    assert float(returns.mean()) < -0.6
-
-
 # Shapes, ends, refusals
 
 
@@ -377,7 +308,7 @@ def test_a_flat_set_is_the_set_in_a_row_and_all_else_is_the_same(seed):
     for t in range(4):
         chex.assert_trees_all_equal((obs[0], obs[1].flatten(), state), (*row, same))
         key = random.fold_in(random.key(seed), t)
-        action = move(straight(state.targets - state.place)[0])
+        action = move((state.targets - state.place)[0] / SPEED)
         one, two = env.step(state, action, key), flat.step(same, action, key)
         chex.assert_trees_all_equal(one._replace(obs=()), two._replace(obs=()))
         (state, obs), (same, row) = one[:2], two[:2]
