@@ -184,6 +184,29 @@ def test_a_module_of_ones_own_sees_rows_whatever_leads_them_and_bytes_as_shares(
     torch.testing.assert_close(encoded.reshape(-1, 8), expected, rtol=1e-6, atol=1e-6)
 
 
+def test_a_module_of_ones_own_is_tried_before_it_is_drawn_and_may_view_what_it_sees():
+    """Lazy layers learn their sizes; images of learners lie in memory pixel by pixel."""
+
+    class Viewed(nn.Module):
+        def __init__(self, hidden_units):
+            super().__init__()
+            self.convolution = nn.LazyConv2d(4, 3)
+            self.layer = nn.LazyLinear(hidden_units)
+
+        def forward(self, x):
+            y = self.convolution(x)
+            return self.layer(y.view(len(y), -1)) + x.view(len(x), -1).mean(1, keepdim=True)
+
+    spec = Spec(((3, 6, 5),), ACTION)
+    encoding = networks.Encoding(encoder=lambda shape, hidden_units: Viewed(hidden_units))
+    learner = ppo(networks.actor_critic(spec, hidden_units=8, encoding=encoding), spec)
+    state = learner.init(KEY)
+    after, _ = learner.update(state, examples.batch(0, 7, spec=spec))
+    name = "actor.body.encoder.encoders.0.module.layer.weight"
+    assert state.params.weights[name].shape == (8, 4 * 4 * 3)
+    assert not torch.equal(after.params.weights[name], state.params.weights[name])
+
+
 def test_an_encoder_of_ones_own_takes_the_place_of_its_observation_alone():
     """Images and vectors of three are encoded anew; the other vectors stay, and their order."""
     spec = Spec(((3,), (2, 5, 4), (2,), (4, 3)), ACTION, goals=(0,))

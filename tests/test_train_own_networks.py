@@ -6,7 +6,7 @@ import chex
 import pytest
 import torch
 
-from optinfra import demos, settings
+from optinfra import demos, networks, settings
 from optinfra.train import loop, own
 from optinfra.train.errors import RunError
 from optinfra.train.evaluate import evaluate
@@ -125,6 +125,47 @@ def test_a_network_of_ones_own_is_told_what_it_is_for(monkeypatch):
 def test_without_names_networks_are_the_usual_ones():
     names = prepared().start.iteration.learner.params.weights
     assert "actor.body.layers.0.weight" in names
+
+
+def test_what_settings_say_of_images_and_goals_reaches_networks_and_signals():
+    """`Sights` shows a picture and a goal; each network reads them as its own settings say."""
+    signal = "network_settings: {vis_encode_type: match3, goal_conditioning_type: none}"
+    training = prepared(
+        "network_settings.vis_encode_type=resnet",
+        f"reward_signals={{extrinsic: {{}}, curiosity: {{{signal}}}, rnd: {{}}}}",
+        "optinfra.max_entities=4",
+        env="tests.tiny_envs:tiny/Sights-v0",
+    )
+    training.source.close()
+    start = training.start.iteration
+    signals = start.signals
+    kinds = {
+        "resnet": (start.learner.params.weights, "actor.body."),
+        "match3": (signals["curiosity"].weights, "encoder."),
+        "simple": (signals["rnd"].weights, ""),
+    }
+    for kind, (weights, prefix) in kinds.items():
+        image = networks.IMAGE_ENCODERS[kind]((3, 20, 21), 4 if kind == "resnet" else 128)
+        own = {f"{prefix}encoder.encoders.2.{n}": w.shape for n, w in image.named_parameters()}
+        there = {n: w.shape for n, w in weights.items() if f"{prefix}encoder.encoders." in n}
+        assert {n: x for n, x in there.items() if n.startswith(prefix)} == own
+        hyper = any(n.startswith(f"{prefix}layers.1.weights.") for n in weights)
+        assert hyper == (kind != "match3")
+
+
+def test_an_encoder_of_ones_own_leaves_the_rest_to_the_usual_ones():
+    training = prepared(
+        f"optinfra.encoder={OWN}:encoder",
+        "optinfra.max_entities=4",
+        env="tests.tiny_envs:tiny/Sights-v0",
+    )
+    training.source.close()
+    weights = training.start.iteration.learner.params.weights
+    encoders = {n.split(".encoder.")[1] for n in weights if n.startswith("actor.body.encoder.")}
+    assert {n for n in encoders if n.startswith("encoders.")} == {
+        f"encoders.2.module.{i}.{part}" for i in (1, 4, 5) for part in ("weight", "bias")
+    }
+    assert "entities.itself.weight" in encoders
 
 
 # --- refused ------------------------------------------------------------------------------------

@@ -105,7 +105,7 @@ class ObservationEncoder(nn.Module):
         """Map observations `[*B, *shape_i]` to their encoding."""
         parts = {i: x for i, x in enumerate(obs) if i not in self.sets}
         parts |= self._encodings(obs)
-        fixed = [parts[i] for i in sorted(parts)]
+        fixed = list(parts.values())
         together = side_by_side(fixed) if fixed else None
         if self.sets:
             seen = self.entities([obs[i] for i in self.sets], together)
@@ -128,8 +128,8 @@ class SetEncoder(nn.Module):
 
         s = swish(e·W_sᵀ + b_s),   x ← swish([s, x]·W_iᵀ + b_i),   z = pool(attention(all x))
 
-    An entity of which Σ features² < 0.01 is absent; so is one that is not finite. Their order
-    is of no account.
+    An entity of which Σ features² < 0.01 is absent; so is one that holds NaN. Their order is of
+    no account.
 
     Args:
       shapes: (N_i, D_i) of each set.
