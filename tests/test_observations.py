@@ -109,6 +109,20 @@ def test_sets_of_several_kinds_are_one_and_what_is_seen_besides_is_seen_by_all()
     assert (made(module, weights, [first, second], fixed + 1) != seen).any(-1).all()
 
 
+def test_each_set_is_embedded_by_weights_of_its_own_and_knows_who_is_there():
+    module, weights, fixed = sets(((3, 2), (2, 2)))
+    first, second = torch.zeros(4, 3, 2), normal(3, 4, 2, 2)
+    seen = made(module, weights, [first, second], fixed)
+    for i, changes in ((0, False), (1, True)):  # nobody is in the first
+        name = f"embeddings.{i}.layer.bias"
+        other = made(module, weights | {name: weights[name] + 1}, [first, second], fixed)
+        assert (other != seen).any(-1).tolist() == [changes] * 4
+    alone, _, _ = sets(((2, 2),))
+    held = {n.replace("embeddings.1", "embeddings.0"): w for n, w in weights.items()
+            if "embeddings.0" not in n}  # fmt: skip
+    testing.assert_trees_close(made(alone, held, [second], fixed), seen, rtol=1e-5, atol=1e-5)
+
+
 # --- what they begin with -----------------------------------------------------------------------
 
 

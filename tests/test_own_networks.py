@@ -261,6 +261,10 @@ def test_layers_of_a_body_of_ones_own_are_not_normalised_for_it():
         (lambda shape, h: nn.Linear(4, h), "got RuntimeError: mat1 and mat2 shapes cannot be"),
         (lambda shape, h: nn.Flatten(0), r"got \[6\] from 2 rows"),
         (lambda shape, h: nn.Unflatten(1, (3, 1)), r"got \[2, 3, 1\] from 2 rows"),
+        (
+            lambda shape, h: nn.Sequential(nn.Linear(3, h), nn.Unflatten(0, (1, 2))),
+            r"got \[1, 2, 8\] from 2 rows",
+        ),
         (lambda shape, h: nn.Sequential(nn.Linear(3, h), nn.Dropout()), "got TypeError: `1` must"),
         (lambda shape, h: nn.Bilinear(3, 3, h), "got TypeError: .*missing 1 required"),
         (lambda shape, h: nn.LSTM(3, h), "got TypeError: `weight_ih_l0` must have an initializer"),
