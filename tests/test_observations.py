@@ -173,7 +173,7 @@ def test_what_sets_see_besides_begins_as_small_as_attention():
 # --- observations of one shape ------------------------------------------------------------------
 
 
-def alike(count=3):
+def alike(count=2):
     """Encoders of one architecture, each with parameters of its own, and an image for each."""
     modules = [networks.match3((2, 5, 6), 7) for _ in range(count)]
     parts = nn.ModuleDict({str(i): module for i, module in enumerate(modules)})

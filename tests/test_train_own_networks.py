@@ -129,10 +129,12 @@ def test_without_names_networks_are_the_usual_ones():
 
 def test_what_settings_say_of_images_and_goals_reaches_networks_and_signals():
     """`Sights` shows a picture and a goal; each network reads them as its own settings say."""
-    signal = "network_settings: {vis_encode_type: match3, goal_conditioning_type: none}"
+    sizes = "hidden_units: 4, num_layers: 2"
+    signal = f"{{{sizes}, vis_encode_type: match3, goal_conditioning_type: none}}"
     training = prepared(
         "network_settings.vis_encode_type=resnet",
-        f"reward_signals={{extrinsic: {{}}, curiosity: {{{signal}}}, rnd: {{}}}}",
+        f"reward_signals={{extrinsic: {{}}, curiosity: {{network_settings: {signal}}}, "
+        f"rnd: {{network_settings: {{{sizes}}}}}}}",
         "optinfra.max_entities=4",
         env="tests.tiny_envs:tiny/Sights-v0",
     )
@@ -145,7 +147,7 @@ def test_what_settings_say_of_images_and_goals_reaches_networks_and_signals():
         "simple": (signals["rnd"].weights, ""),
     }
     for kind, (weights, prefix) in kinds.items():
-        image = networks.IMAGE_ENCODERS[kind]((3, 20, 21), 4 if kind == "resnet" else 128)
+        image = networks.IMAGE_ENCODERS[kind]((3, 20, 21), 4)
         own = {f"{prefix}encoder.encoders.2.{n}": w.shape for n, w in image.named_parameters()}
         there = {n: w.shape for n, w in weights.items() if f"{prefix}encoder.encoders." in n}
         assert {n: x for n, x in there.items() if n.startswith(prefix)} == own
