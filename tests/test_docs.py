@@ -28,7 +28,7 @@ LONGEST = 300  # seconds of a reduced notebook's cell, on a machine that is busy
 HOME = r"/(?:home|Users|root|tmp|work|usr|opt|var|private)/|[A-Z]:\\"  # beginnings of paths
 COMMANDS = (
     "python -m pip install -c constraints.txt -e '.[train]' && optinfra train",
-    "python -m pip install -c constraints.txt -e '.[test]' && python -m pytest",
+    "python -m pip install -c constraints.txt -e '.[test]' && python -m pytest -n auto",
 )
 
 

@@ -271,6 +271,7 @@ def test_the_mode_is_that_of_the_environment_whatever_a_younger_one_wrote_into_i
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # of JAX, where it was imported
 def test_processes_of_their_own_step_as_one_process_does():
     both = [make("Pendulum-v1", 2, vectorization=v) for v in ("sync", "async")]
     seen = []

@@ -162,6 +162,7 @@ def test_it_helps_on_wide_registers_with_onednn_at_hand(
 
 @needs_onednn
 @pytest.mark.inductor
+@pytest.mark.thorough
 def test_another_process_finds_the_compiled_graph_and_the_operation_in_it(tmp_path):
     code = """
 import torch

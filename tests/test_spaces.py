@@ -386,6 +386,7 @@ def test_environments_by_name_are_read_as_told(sights_id):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")  # of JAX, where it was imported
 def test_processes_of_their_own_show_dicts_images_and_sequences_as_one_process_does(sights_id):
     class Plain(Sights):
         observation_space = spaces.Dict({k: x for k, x in SEEN.items() if k != "crowd"})

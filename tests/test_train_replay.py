@@ -198,8 +198,15 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("also", [None, REMEMBERING])
+@pytest.mark.parametrize(
+    ("form", "also"),
+    [
+        (FORMS[0], REMEMBERING),
+        (FORMS[1], None),
+        pytest.param(FORMS[0], None, marks=pytest.mark.thorough),
+        pytest.param(FORMS[1], REMEMBERING, marks=pytest.mark.thorough),
+    ],
+)
 def test_modern_forms_are_trained_go_on_and_are_evaluated(tmp_path, form, also):
     given = [form, *([also] if also else [])]
     begin(tmp_path / "whole", *given)
@@ -332,8 +339,15 @@ def test_a_large_replay_lies_in_files_and_teaches_the_same(tmp_path, whole, monk
     assert replay_of(tmp_path / "run") == replay_of(whole[0])
 
 
-@pytest.mark.parametrize("also", [None, REMEMBERING])
-@pytest.mark.parametrize("env", [PENDULUM, TENSOR_CARTPOLE])
+@pytest.mark.parametrize(
+    ("env", "also"),
+    [
+        (PENDULUM, None),
+        (TENSOR_CARTPOLE, REMEMBERING),
+        pytest.param(PENDULUM, REMEMBERING, marks=pytest.mark.thorough),
+        pytest.param(TENSOR_CARTPOLE, None, marks=pytest.mark.thorough),
+    ],
+)
 def test_every_signal_and_cloning_learn_from_replay(tmp_path, env, also):
     """And a run with all of them goes on bit for bit."""
     of = f"optinfra.env={env}"
