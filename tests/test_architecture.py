@@ -28,11 +28,11 @@ SHELL = CORE | {
     "contextlib", "csv", "dataclasses", "datetime", "difflib", "enum", "importlib", "io", "json",
     "os", "pathlib", "shutil", "signal", "sys", "tempfile", "time", "argparse", "statistics",
     "numpy", "gymnasium", "matplotlib", "pydantic", "rich", "safetensors", "tensorboard", "yaml",
-    "platform", "pkgutil",
+    "platform", "pkgutil", "abc",
 }  # fmt: skip
 # What one room only may import.
 EXTRA = {"testing": {"hypothesis"}, "envs": {"pettingzoo"}, "demos": {"google", "PIL", "minari"},
-         "export": {"onnx"}}  # fmt: skip
+         "export": {"onnx"}, "mlagents": {"h5py", "mlagents", "mlagents_envs"}}  # fmt: skip
 FIRST_SHELL_FLOOR = 9
 RANK = {name: rank for rank, floor in enumerate(FLOORS) for name in floor}
 ROOT = Path(__file__).parents[1] / "optinfra"

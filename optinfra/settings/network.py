@@ -1,6 +1,6 @@
 """The architecture of a behaviour's networks."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator
 
@@ -33,3 +33,5 @@ class NetworkSettings(Block):
     memory: MemorySettings | None = None
     goal_conditioning_type: Literal["hyper", "none"] = "hyper"
     deterministic: Flag = False
+
+    MemorySettings: ClassVar[type] = MemorySettings  # as ML-Agents has it

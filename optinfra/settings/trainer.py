@@ -148,6 +148,9 @@ class TrainerSettings(Block):
     @classmethod
     def _require_trainer_type(cls, data: Any) -> Any:
         if isinstance(data, dict) and "hyperparameters" in data and "trainer_type" not in data:
+            for name, model in HYPERPARAMETERS.items():
+                if type(data["hyperparameters"]) is model:
+                    return data | {"trainer_type": name}
             types = ", ".join(HYPERPARAMETERS)
             text = f"missing. `hyperparameters` need it beside them, one of {types}."
             raise problem_at("trainer_type", None, text)

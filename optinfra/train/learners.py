@@ -36,7 +36,7 @@ def learner(
     hyper = behavior.hyperparameters
     if isinstance(hyper, SACSettings):
         return _sac(spec, behavior, hyper, own, ignore_done)
-    options = _proximal(behavior, hyper, own)
+    options = _proximal(behavior, hyper, own) | {"ignore_done": ignore_done}
     if isinstance(hyper, POCASettings):
         return poca(_group_network(spec, behavior, own), spec, **options)
     burn_in = own.burn_in if behavior.network_settings.memory else 0

@@ -82,7 +82,7 @@ def made(
     """
     rewards, trainer = behavior.reward_signals, behavior.trainer_type
     return {
-        stream: _made(name, Asked(spec, rewards.by_name[name], own, expert, trainer))
+        stream: make(name, Asked(spec, rewards.by_name[name], own, expert, trainer))
         for name, stream in rewards.streams.items()
     }
 
@@ -117,7 +117,7 @@ def blank(spec: Spec) -> Transitions:
     return Transitions(obs, obs, action, torch.zeros(1), no, no, yes)
 
 
-def _made(name: str, asked: Asked) -> Made:
+def make(name: str, asked: Asked) -> Made:
     """Make one signal; what goes wrong with it names it."""
     one = _named(name, _factory(name))(asked)
     if not isinstance(one, Made):

@@ -1,0 +1,322 @@
+"""A column of a buffer: rows that lie one after another in one array."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+FIRST_CAPACITY = 64  # rows
+
+
+class BufferException(Exception):
+    """A buffer that cannot give what it is asked for."""
+
+
+class AgentBufferField:
+    """A column that is read and appended to like a list of rows.
+
+    A row is an array or a number, the same shape in all of them; or, in a column of groups, a
+    list of such, one per mate, of any length. Rows are kept in one array, so that a slice
+    copies nothing. Groups are padded in it, by as many mates as the largest has.
+
+    Args:
+      rows: what it holds from the beginning.
+      padding_value: factor on the last row in what pads it; see `get_batch`.
+
+    Raises:
+      ValueError: rows differ in shape.
+    """
+
+    def __init__(self, rows: Iterable[Any] = (), padding_value: float = 0.0) -> None:
+        self.padding_value = padding_value
+        self._clear()
+        if isinstance(rows, np.ndarray):
+            self._adopt(rows)
+        else:
+            self.extend(rows)
+
+    def _clear(self) -> None:
+        self._rows: Array | None = None  # [capacity, *shape], or [capacity, mates, *shape]
+        self._counts: Array | None = None  # [capacity], mates of each row; None of plain rows
+        self._length = 0
+        self._shared = False  # whether another field may see the same array
+
+    def _adopt(self, rows: Array) -> None:
+        self._rows, self._length, self._shared = rows, len(rows), True
+
+    # --- like a list ------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return self._length
+
+    def __iter__(self) -> Iterator[Any]:
+        """Go through the rows."""
+        return (self[i] for i in range(self._length))
+
+    def __getitem__(self, index: Any) -> Any:
+        """Take one row, or some as a field of their own; the mates of a row are a field too."""
+        if isinstance(index, slice):
+            return self._sliced(index)
+        i = range(self._length)[index]
+        assert self._rows is not None
+        if self._counts is None:
+            return self._rows[i]
+        return AgentBufferField(self._rows[i, : self._counts[i]])
+
+    def _sliced(self, index: slice) -> "AgentBufferField":
+        part = AgentBufferField()
+        if self._rows is not None:
+            chosen = range(self._length)[index]
+            where = slice(chosen.start, chosen.stop if chosen.stop >= 0 else None, chosen.step)
+            part._adopt(self._rows[where])
+            if self._counts is not None:
+                part._counts = self._counts[where]
+            self._shared = True
+        return part
+
+    def __setitem__(self, index: int, row: Any) -> None:
+        """Put another row in the place of one."""
+        i = range(self._length)[index]
+        if self._counts is not None or isinstance(row, list | AgentBufferField):
+            rows = list(self)
+            rows[i] = row
+            self.set(rows)
+            return
+        assert self._rows is not None
+        new = np.asarray(row)
+        self._reserve(self._length, new.dtype)
+        self._rows[i] = new
+
+    def __eq__(self, other: object) -> bool:
+        """Compare row by row."""
+        if not isinstance(other, AgentBufferField | list):
+            return NotImplemented
+        return len(self) == len(other) and all(
+            np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(self, other)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """Let numpy read it."""
+        array = self.to_ndarray()
+        return array if dtype is None or dtype == array.dtype else array.astype(dtype)
+
+    def __repr__(self) -> str:
+        """Show the rows."""
+        return f"AgentBufferField({list(self)!r})"
+
+    def append(self, row: Any, padding_value: float = 0.0) -> None:
+        """Add one row.
+
+        Raises:
+          ValueError: its shape is another than that of the rows before.
+        """
+        self.padding_value = padding_value
+        if isinstance(row, list | AgentBufferField):
+            self._append_group([np.asarray(mate) for mate in row])
+            return
+        new = np.asarray(row)
+        if self._length and self._counts is not None:
+            raise ValueError(f"a row must be a list, one entry per mate, got {row!r}.")
+        if self._rows is None or not self._length:
+            self._rows = np.empty((FIRST_CAPACITY, *new.shape), new.dtype)
+            self._shared = False
+        if new.shape != self._rows.shape[1:]:
+            raise ValueError(
+                f"a row must have shape {list(self._rows.shape[1:])}, got {list(new.shape)}."
+            )
+        self._reserve(self._length + 1, new.dtype)
+        self._rows[self._length] = new
+        self._length += 1
+
+    def _append_group(self, mates: list[Array]) -> None:
+        """Add a row of mates, of whom there may be more than in any before."""
+        if self._length and self._counts is None:
+            raise ValueError("a row must not be a list where the rows before are none.")
+        shape = mates[0].shape if mates else None
+        kind = np.result_type(*mates) if mates else np.dtype(np.float32)
+        if self._counts is None:
+            self._rows = np.zeros((FIRST_CAPACITY, 0, *(shape or ())), kind)
+            self._counts, self._shared = np.zeros(FIRST_CAPACITY, np.int64), False
+        assert self._rows is not None
+        if self._rows.shape[1] == 0 and shape is not None:  # nobody told the shape so far
+            self._rows = np.zeros((len(self._rows), 0, *shape), kind)
+        for mate in mates:
+            if mate.shape != self._rows.shape[2:]:
+                expected = list(self._rows.shape[2:])
+                raise ValueError(f"a mate must have shape {expected}, got {list(mate.shape)}.")
+        self._reserve(self._length + 1, kind, len(mates))
+        if mates:
+            self._rows[self._length, : len(mates)] = mates
+        self._counts[self._length] = len(mates)
+        self._length += 1
+
+    def _reserve(self, length: int, kind: np.dtype[Any], mates: int = 0) -> None:
+        """Make room for so many rows of such numbers, in an array of its own."""
+        assert self._rows is not None
+        capacity = len(self._rows)
+        grows = length > capacity
+        kind = np.result_type(self._rows.dtype, kind)
+        groups = self._counts is not None
+        wider = groups and mates > self._rows.shape[1]
+        if not (grows or wider or self._shared or kind != self._rows.dtype):
+            return
+        size = max(2 * capacity, length, FIRST_CAPACITY) if grows else capacity
+        shape = (size, *self._rows.shape[1:])
+        if wider:
+            shape = (size, mates, *self._rows.shape[2:])
+        rows = np.zeros(shape, kind)
+        old = self._rows[: self._length]
+        if groups:
+            assert self._counts is not None
+            rows[: self._length, : old.shape[1]] = old
+            counts = np.zeros(size, np.int64)
+            counts[: self._length] = self._counts[: self._length]
+            self._counts = counts
+        else:
+            rows[: self._length] = old
+        self._rows, self._shared = rows, False
+
+    def extend(self, rows: Iterable[Any]) -> None:
+        """Add rows, one after another; the padding value stays."""
+        padding = self.padding_value
+        if isinstance(rows, AgentBufferField) and self._joins(rows):
+            return
+        for row in rows:
+            self.append(row, padding)
+
+    def _joins(self, other: "AgentBufferField") -> bool:
+        """Add plain rows all at once, where they are such."""
+        if other._counts is not None or self._counts is not None or not other._length:
+            return False
+        assert other._rows is not None
+        new = other._rows[: other._length]
+        if not self._length:
+            self._rows, self._length, self._shared = new.copy(), len(new), False
+            return True
+        assert self._rows is not None
+        if new.shape[1:] != self._rows.shape[1:]:
+            return False  # row by row, which tells what is wrong
+        total = self._length + len(new)
+        self._reserve(total, new.dtype)
+        self._rows[self._length : total] = new
+        self._length = total
+        return True
+
+    def set(self, data: Iterable[Any]) -> None:
+        """Replace all rows; the padding value stays."""
+        fresh = AgentBufferField(data, self.padding_value)
+        self.__dict__.update(fresh.__dict__)
+
+    def reset_field(self) -> None:
+        """Empty it."""
+        self._clear()
+
+    # --- as ML-Agents reads it --------------------------------------------------------------
+
+    @property
+    def contains_lists(self) -> bool:
+        """Whether rows are those of groups."""
+        return self._counts is not None and self._length > 0
+
+    @property
+    def group_counts(self) -> Array:
+        """`[rows]`, how many mates each row lists."""
+        if self._counts is None:
+            raise BufferException("expected a column of groups, got one of plain rows.")
+        return self._counts[: self._length]
+
+    def to_ndarray(self) -> Array:
+        """Give all rows as one array `[rows, *shape]`; mates are padded by zeros."""
+        if self._rows is None:
+            return np.zeros(0, np.float32)
+        return self._rows[: self._length]
+
+    def padded_to_batch(self, pad_value: float = 0, dtype: Any = np.float32) -> Array | list[Array]:
+        """Give all rows as one array; of groups a list with one such array per place of a mate.
+
+        Args:
+          pad_value: stands where nobody is.
+          dtype: of the arrays.
+
+        Returns:
+          `[rows, *shape]`, or as many of them as the largest group has mates, `[]` for none.
+        """
+        if not self.contains_lists:
+            return self.to_ndarray().astype(dtype) if self._length else []
+        padded = self.padded_groups(pad_value, dtype)
+        return [padded[:, k] for k in range(padded.shape[1])]
+
+    def padded_groups(self, pad_value: float = 0, dtype: Any = np.float32) -> Array:
+        """Give the mates of all rows, `[rows, mates, *shape]`, `pad_value` where nobody is."""
+        counts = self.group_counts
+        assert self._rows is not None
+        most = int(counts.max(initial=0))
+        padded = self._rows[: self._length, :most].astype(dtype)
+        padded[np.arange(most)[None] >= counts[:, None]] = pad_value
+        return padded
+
+    def get_batch(
+        self,
+        batch_size: int | None = None,
+        training_length: int | None = 1,
+        sequential: bool = True,
+    ) -> "AgentBufferField":
+        """Take the last sequences.
+
+        Args:
+          batch_size: how many; None for all there are.
+          training_length: L ≥ 1, rows of each.
+          sequential: whether one begins where another ends. Otherwise each begins one row after
+            the one before, and none is padded.
+
+        Returns:
+          The last `batch_size · L` rows; where there are fewer, all of them and then what pads
+          the last sequence: its last row times `padding_value`, a row of nobody in a column of
+          groups.
+
+        Raises:
+          BufferException: there are fewer sequences.
+        """
+        length = training_length or 1
+        if sequential:
+            return self._sequences(batch_size, length)
+        most = max(self._length - length + 1, 0)
+        chosen = most if batch_size is None else batch_size
+        if chosen > most:
+            raise BufferException(_too_few(chosen, most))
+        ends = range(self._length - chosen + 1, self._length + 1)
+        return self._taken([i for end in ends for i in range(end - length, end)])
+
+    def _sequences(self, batch_size: int | None, length: int) -> "AgentBufferField":
+        most = -(-self._length // length)
+        chosen = most if batch_size is None else batch_size
+        if chosen > most:
+            raise BufferException(_too_few(chosen, most))
+        missing = chosen * length - self._length
+        if missing <= 0:
+            return self._taken(range(-missing, self._length))
+        batch = self._taken(range(self._length))
+        if self._counts is not None:
+            batch.extend([] for _ in range(missing))
+        elif self._length:
+            last = (np.asarray(self[-1]) * self.padding_value).astype(np.float32)
+            batch.extend(last for _ in range(missing))
+        return batch
+
+    def _taken(self, index: Sequence[int]) -> "AgentBufferField":
+        """Copy the rows of these numbers."""
+        taken = AgentBufferField(padding_value=self.padding_value)
+        if self._rows is not None:
+            where = np.asarray(index, np.int64)
+            taken._rows, taken._length = self._rows[where], len(where)
+            if self._counts is not None:
+                taken._counts = self._counts[where]
+        return taken
+
+
+def _too_few(asked: int, there: int) -> str:
+    return f"expected at most {there} sequences to be asked for, got {asked}."
