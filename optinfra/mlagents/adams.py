@@ -12,6 +12,13 @@ from optinfra.mlagents.names import to_ours, to_theirs
 from optinfra.transforms.adam import ScaleByAdamState
 from optinfra.types import Params, PyTree
 
+ACTOR, VALUES, ENTROPY, GROUP = OPTIMIZERS = (
+    "Optimizer:policy_optimizer",
+    "Optimizer:value_optimizer",
+    "Optimizer:entropy_optimizer",
+    "Optimizer:adam",
+)
+
 
 class Theirs(NamedTuple):
     """One of their optimizers: what it is called and the modules whose parameters it moves."""
@@ -23,10 +30,10 @@ class Theirs(NamedTuple):
 def _theirs(kind: str, shared: bool) -> list[Theirs]:
     if kind == "sac":
         return [
-            Theirs("Optimizer:policy_optimizer", (layout.POLICY,)),
-            Theirs("Optimizer:value_optimizer", (layout.Q, layout.VALUE)),
+            Theirs(ACTOR, (layout.POLICY,)),
+            Theirs(VALUES, (layout.Q, layout.VALUE)),
         ]
-    name = "Optimizer:adam" if kind == "poca" else "Optimizer:value_optimizer"
+    name = GROUP if kind == "poca" else VALUES
     return [Theirs(name, (layout.POLICY,) if shared else (layout.POLICY, layout.CRITIC))]
 
 
@@ -73,7 +80,7 @@ def exported(optimizer: Any, dicts: Mapping[str, Mapping[str, Any]]) -> dict[str
         written[one.name] = _adam_dict(adam, moved, rate)
     if optimizer.trainer_settings.trainer_type == "sac":
         logs = _logs(optimizer, first), _logs(optimizer, second)
-        written["Optimizer:entropy_optimizer"] = _adam_dict(adam, list(zip(*logs)), rate)
+        written[ENTROPY] = _adam_dict(adam, list(zip(*logs)), rate)
     return written
 
 
@@ -114,44 +121,66 @@ def _adam_dict(
     return {"state": state, "param_groups": [group]}
 
 
-def imported(optimizer: Any, given: Mapping[str, Mapping[str, Any]], state: Any) -> PyTree:
-    """Read the state of Adam out of theirs; one that has never moved where there is none.
+def is_one(name: str) -> bool:
+    """Tell whether a module of theirs is an optimizer."""
+    return name in OPTIMIZERS
+
+
+def imported(
+    optimizer: Any, given: Mapping[str, Mapping[str, Any]], state: Any, opt: PyTree
+) -> PyTree:
+    """Read the state of Adam out of theirs; of those that are not given it stays.
+
+    Args:
+      optimizer: whose.
+      given: state dicts by module, those of networks among them.
+      state: the learner's, with the weights that are given.
+      opt: of its transform.
 
     Raises:
       ValueError: a moment is of another shape than what it belongs to.
     """
     theirs = _theirs(optimizer.trainer_settings.trainer_type, optimizer.policy.actor.shared)
-    adam = find(state.opt)
-    if adam is None or any(one.name not in given for one in theirs):
-        return state.opt
+    theirs = [one for one in theirs if one.name in given]
+    adam = find(opt)
+    if adam is None or not theirs:
+        return opt
     like = _learnt(state)
+    named = [_unraveled(x, like) for x in (adam.first, adam.second)]
+    step = int(adam.step)
+    for one in theirs:
+        places = modules.parameters(given, one.modules)
+        saved = given[one.name].get("state", {})
+        moments, step = _read_moments(one.name, given, places, saved)
+        named = [_as_ours(optimizer, each, old) for each, old in zip(moments, named)]
+    if ENTROPY in given and hasattr(state, "log_entropy_coef"):
+        _read_logs(given[ENTROPY].get("state", {}), named)
+    first, second = (_raveled(each, old) for each, old in zip(named, (adam.first, adam.second)))
+    adam = adam._replace(step=torch.full_like(adam.step, step), first=first, second=second)
+    return replace(opt, adam)
+
+
+def _read_moments(
+    name: str,
+    given: Mapping[str, Mapping[str, Any]],
+    places: list[tuple[str, str]],
+    saved: Mapping[int, Any],
+) -> tuple[list[dict[tuple[str, str], Tensor]], int]:
+    """Read both moments of each parameter of one of their optimizers, and its steps."""
     moments: list[dict[tuple[str, str], Tensor]] = [{}, {}]
     step = 0
-    for one in theirs:
-        names = modules.parameters(given, one.modules)
-        saved = given[one.name].get("state", {})
-        for i, place in enumerate(names):
-            each = saved.get(i)
-            if each is None:
-                continue
-            step = max(step, int(each["step"]))
-            for moment, name in zip(moments, ("exp_avg", "exp_avg_sq")):
-                expected = given[place[0]][place[1]]
-                if each[name].shape != expected.shape:
-                    raise ValueError(
-                        f"{one.name}: {name} of {place[1]} must have shape "
-                        f"{list(expected.shape)}, got {list(each[name].shape)}."
-                    )
-                moment[place] = each[name]
-    if not step:
-        return state.opt
-    named = [_as_ours(optimizer, moment, like) for moment in moments]
-    if "Optimizer:entropy_optimizer" in given and hasattr(state, "log_entropy_coef"):
-        _read_logs(given["Optimizer:entropy_optimizer"].get("state", {}), named)
-    first, second = (_raveled(each, old) for each, old in zip(named, (adam.first, adam.second)))
-    return replace(
-        state.opt, adam._replace(step=torch.full_like(adam.step, step), first=first, second=second)
-    )
+    for i, place in enumerate(places):
+        expected, each = given[place[0]][place[1]], saved.get(i)
+        for moment, kind in zip(moments, ("exp_avg", "exp_avg_sq")):
+            x = torch.zeros_like(expected) if each is None else each[kind]
+            if x.shape != expected.shape:
+                raise ValueError(
+                    f"{name}: {kind} of {place[1]} must have shape {list(expected.shape)}, "
+                    f"got {list(x.shape)}."
+                )
+            moment[place] = x
+        step = max(step, int(each["step"]) if each else 0)
+    return moments, step
 
 
 def _read_logs(saved: Mapping[int, Any], named: list[Params]) -> None:
@@ -159,7 +188,7 @@ def _read_logs(saved: Mapping[int, Any], named: list[Params]) -> None:
         for moment, name in zip(named, ("exp_avg", "exp_avg_sq")):
             own = moment[f"log_entropy_coef.{part}"]
             if i in saved and saved[i][name].shape == own.shape:
-                moment[f"log_entropy_coef.{part}"] = saved[i][name].to(own)
+                moment[f"log_entropy_coef.{part}"] = saved[i][name].to(own, copy=True)
 
 
 def _learnt(state: Any) -> Params:
@@ -179,9 +208,9 @@ def _as_modules(optimizer: Any, named: Params) -> dict[tuple[str, str], Tensor]:
     }
 
 
-def _as_ours(optimizer: Any, given: Mapping[tuple[str, str], Tensor], like: Params) -> Params:
-    """The other way round; zeros where nothing is given."""
-    named = {name: torch.zeros_like(x) for name, x in like.items()}
+def _as_ours(optimizer: Any, given: Mapping[tuple[str, str], Tensor], old: Params) -> Params:
+    """The other way round; what is not given stays as it was."""
+    named = dict(old)
     for one in optimizer.layout():
         if one.field != "weights" or one.copy:
             continue
@@ -189,7 +218,7 @@ def _as_ours(optimizer: Any, given: Mapping[tuple[str, str], Tensor], like: Para
             places = {each: (one.name, one.prefix + each) for each in whole.names}
             if all(place in given for place in places.values()):
                 parts = {each: given[place] for each, place in places.items()}
-                named |= {k: v.to(like[name]) for k, v in to_ours({name: whole}, parts).items()}
+                named |= {k: v.to(old[name]) for k, v in to_ours({name: whole}, parts).items()}
     return named
 
 

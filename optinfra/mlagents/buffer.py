@@ -1,6 +1,6 @@
 """A buffer of experience: columns of one length, by key."""
 
-from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -33,8 +33,11 @@ class AgentBuffer(MutableMapping[AgentBufferKey, AgentBufferField]):
 
     def __setitem__(self, key: Any, value: Any) -> None:
         """Put a column in place: a field, an array or rows."""
+        text = _checked(text_of(key))
+        if isinstance(value, _Absent):
+            value = value._found()
         field = value if isinstance(value, AgentBufferField) else AgentBufferField(value)
-        self._columns[text_of(key)] = field
+        self._columns[text] = field
 
     def __delitem__(self, key: Any) -> None:
         """Take a column out."""
@@ -54,6 +57,22 @@ class AgentBuffer(MutableMapping[AgentBufferKey, AgentBufferField]):
             return text_of(key) in self._columns
         except KeyError:
             return False
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        """Find a column, or give `default` where there is none."""
+        return self._columns.get(text_of(key), default)
+
+    def setdefault(self, key: Any, default: Any = ()) -> AgentBufferField:
+        """Find a column; where there is none, put `default` in place."""
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def pop(self, key: Any, *default: Any) -> Any:
+        """Take a column out and give it, or `default` where there is none."""
+        if key in self or not default:
+            return self._columns.pop(text_of(key))
+        return default[0]
 
     def __repr__(self) -> str:
         """Show the columns and their lengths."""
@@ -96,7 +115,7 @@ class AgentBuffer(MutableMapping[AgentBufferKey, AgentBufferField]):
         order = self._random.permutation(count)
         rows = _rows_of(order, sequence_length)
         for key in keys:
-            self[key] = self[key]._taken(rows)
+            self[key]._keep(rows)
 
     def make_mini_batch(self, start: int, end: int) -> "AgentBuffer":
         """Take the rows from `start` to before `end` of every column. Nothing is copied."""
@@ -133,7 +152,7 @@ class AgentBuffer(MutableMapping[AgentBufferKey, AgentBufferField]):
         keep = max_length - max_length % sequence_length
         if self.num_experiences > keep:
             for field in self._columns.values():
-                field.set(field[len(field) - keep :])
+                field._keep(range(max(len(field) - keep, 0), len(field)))
 
     def resequence_and_append(
         self,
@@ -161,19 +180,19 @@ class AgentBuffer(MutableMapping[AgentBufferKey, AgentBufferField]):
         """Write every column into an HDF5 file, as ML-Agents does.
 
         Raises:
-          BufferException: a column is one of groups, which such a file has no form for.
+          BufferException: a column is one of groups of different sizes, which such a file has
+            no form for.
           ModuleNotFoundError: h5py is missing.
         """
-        ragged = [text for text, field in self._columns.items() if field.contains_lists]
-        if ragged:
-            raise BufferException(f"expected plain rows to write, got groups in {ragged}.")
+        columns = {text: _as_written(text, field) for text, field in self._columns.items()}
         with _h5py().File(file_object, "w") as file:
-            for text, field in self._columns.items():
-                rows = field.to_ndarray().astype(np.float32)
+            for text, rows in columns.items():
                 file.create_dataset(text, data=rows, dtype="f", compression="gzip")
 
     def load_from_file(self, file_object: BinaryIO) -> None:
         """Read every column from an HDF5 file, in the place of what is here.
+
+        Groups come back as plain rows `[mates, *shape]`, as in ML-Agents.
 
         Raises:
           BufferException: the file is none of a buffer.
@@ -184,45 +203,78 @@ class AgentBuffer(MutableMapping[AgentBufferKey, AgentBufferField]):
         try:
             with h5py.File(file_object, "r") as file:
                 for text in file:
-                    key_of(text)
+                    name = text_of(key_of(text))
                     if not file[text].shape or file[text].shape[0] > LARGEST_FILE_ROWS:
                         raise ValueError(f"{text} has shape {file[text].shape}")
-                    columns[text] = AgentBufferField(file[text][()].astype(np.float32))
-        except (OSError, ValueError, AttributeError, KeyError) as error:
+                    columns[name] = AgentBufferField(file[text][()].astype(np.float32))
+        except Exception as error:  # h5py raises errors of every kind about a damaged file
             raise BufferException(f"expected an HDF5 file of columns: {error}.") from None
         self._columns = columns
 
 
 class _Absent(AgentBufferField):
-    """A column that is not there: to append begins it, to read is an error."""
+    """A column that is not there: to append begins it, to read is an error until then."""
 
     def __init__(self, buffer: AgentBuffer, text: str) -> None:
-        self._buffer, self._text = buffer, text
-        super().__init__()
+        self._buffer, self._text, self.padding_value = buffer, text, 0.0
+        self._clear()
 
-    def _begun(self) -> AgentBufferField:
-        return self._buffer._columns.setdefault(self._text, AgentBufferField())
+    def _begin(self, change: Callable[[AgentBufferField], None]) -> None:
+        field = self._buffer._columns.get(_checked(self._text), AgentBufferField())
+        change(field)
+        self._buffer._columns[self._text] = field
+
+    def _found(self) -> AgentBufferField:
+        if self._text not in self._buffer._columns:
+            raise KeyError(f"the buffer has no column {self._text}; it has {self._buffer!r}")
+        return self._buffer._columns[self._text]
 
     def append(self, row: Any, padding_value: float = 0.0) -> None:
         """Begin the column."""
-        self._begun().append(row, padding_value)
+        self._begin(lambda field: field.append(row, padding_value))
 
     def extend(self, rows: Iterable[Any]) -> None:
         """Begin the column."""
-        if rows != ():
-            self._begun().extend(rows)
+        self._begin(lambda field: field.extend(rows))
 
     def set(self, data: Iterable[Any]) -> None:
         """Begin the column."""
-        self._begun().set(data)
+        self._begin(lambda field: field.set(data))
 
-    def _refuse(self, *_: Any, **__: Any) -> Any:
-        raise KeyError(f"the buffer has no column {self._text}; it has {self._buffer!r}")
 
-    __len__ = __iter__ = __getitem__ = __array__ = __eq__ = to_ndarray = _refuse
-    padded_to_batch = padded_groups = get_batch = _taken = reset_field = __setitem__ = _refuse
-    contains_lists = property(_refuse)
-    group_counts = property(_refuse)
+def _of_the_column(name: str) -> Any:
+    """Make what reads a column that was not there when it was asked for."""
+    own = getattr(AgentBufferField, name)
+    if isinstance(own, property):
+        return property(lambda absent: getattr(absent._found(), name))
+    return lambda absent, *args, **kwargs: own(absent._found(), *args, **kwargs)
+
+
+for _name in (
+    "__len__", "__iter__", "__getitem__", "__setitem__", "__array__", "__eq__", "__repr__",
+    "to_ndarray", "padded_to_batch", "padded_groups", "get_batch", "reset_field", "_taken",
+    "_keep", "contains_lists", "group_counts",
+):  # fmt: skip
+    setattr(_Absent, _name, _of_the_column(_name))
+
+
+def _checked(text: str) -> str:
+    """Refuse what is no column's name."""
+    try:
+        key_of(text)
+    except ValueError as error:
+        raise KeyError(str(error)) from None
+    return text
+
+
+def _as_written(text: str, field: AgentBufferField) -> Any:
+    """Give what a file holds of a column."""
+    if not field.contains_lists:
+        return np.asarray(field, np.float32)
+    counts = field.group_counts
+    if (counts != counts[0]).any():
+        raise BufferException(f"expected groups of one size to write, got some of others: {text}.")
+    return field.padded_groups()
 
 
 def _rows_of(starts: Any, length: int) -> Any:

@@ -53,8 +53,7 @@ class Columns:
         array = _stacked(name, self._found(name), dtype)
         self._require_rows(name, len(array))
         if array.shape[1:] != shape:
-            size = int(np.prod(shape, dtype=int))
-            if array.size != len(array) * size:
+            if _long(array.shape[1:]) != _long(shape):
                 raise ValueError(
                     f"`{name}` must have shape [rows, *{list(shape)}], got {list(array.shape)}."
                 )
@@ -73,12 +72,12 @@ class Columns:
         if isinstance(field, AgentBufferField) and field.contains_lists:
             padded = field.padded_groups(pad_value)
         elif isinstance(field, AgentBufferField | np.ndarray):
-            padded = np.asarray(field, np.float32)
+            padded = np.array(field, np.float32)
         else:
-            padded = _padded(field, shape, pad_value)
+            padded = _padded(name, field, shape, pad_value)
         if padded.shape[1:2] == (0,):
             return np.zeros((len(padded), 0, *shape), np.float32)
-        if padded.shape[2:] != shape:
+        if padded.ndim < 2 or padded.shape[2:] != shape:
             raise ValueError(
                 f"`{name}` must have shape [rows, mates, *{list(shape)}], got {list(padded.shape)}."
             )
@@ -94,6 +93,8 @@ class Columns:
         return self._fields[name]
 
     def _require_rows(self, name: str, rows: int) -> None:
+        if not rows:
+            raise ValueError(f"`{name}` must have rows, got none.")
         if self.rows is None:
             self.rows = rows
         if rows != self.rows:
@@ -113,13 +114,23 @@ def _stacked(name: str, field: Any, dtype: Any) -> Array:
         raise ValueError(f"`{name}` must have rows of one shape.") from None
 
 
-def _padded(rows: Any, shape: tuple[int, ...], pad_value: float) -> Array:
+def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Leave out axes of one."""
+    return tuple(size for size in shape if size != 1)
+
+
+def _padded(name: str, rows: Any, shape: tuple[int, ...], pad_value: float) -> Array:
     """Pad lists of mates."""
     most = max((len(mates) for mates in rows), default=0)
     padded = np.full((len(rows), most, *shape), pad_value, np.float32)
     for i, mates in enumerate(rows):
         if len(mates):
-            padded[i, : len(mates)] = np.asarray(list(mates), np.float32).reshape(-1, *shape)
+            each = _stacked(name, list(mates), np.float32)
+            if _long(each.shape[1:]) != _long(shape):
+                raise ValueError(
+                    f"`{name}` must have mates of shape {list(shape)}, got {list(each.shape[1:])}."
+                )
+            padded[i, : len(mates)] = each.reshape(len(mates), *shape)
     return padded
 
 
@@ -189,7 +200,8 @@ class Reader:
 
     def grouped(self, batch: Mapping[Any, Any]) -> PPOBatch:
         """Read what POCA learns from."""
-        rows, columns = self.proximal(batch), self.columns(batch)
+        rows = self.proximal(batch)
+        columns = self.columns(batch, rows.mask.numel())
         extra = rows._replace(
             mates=self.mates(columns),
             baselines={name: columns.tensor(f"baselines:{name}") for name in self.streams},
@@ -256,8 +268,10 @@ class Reader:
             columns.groups(f"{prefix}:{i}", shape, nobody) for i, shape in enumerate(self.spec.obs)
         ]
         slots = obs[0].shape[:2]
-        first = obs[0].reshape(*slots, -1)
-        present = ~np.isnan(first[..., 0]) if first.size else np.zeros(slots, bool)
+        for i, each in enumerate(obs):
+            self._require_slots(f"{prefix}:{i}", each, slots)
+        first: Any = (..., *[0] * (obs[0].ndim - len(slots)))
+        present = ~np.isnan(obs[0][first])
         action = self.spec.action
         keys = BufferKey.GROUP_CONTINUOUS_ACTION, BufferKey.GROUP_DISCRETE_ACTION
         continuous, discrete = (
@@ -279,12 +293,16 @@ class Reader:
         if not width or not acted:
             return torch.zeros(*slots, width, device=self.device)
         action = columns.groups(key.value, (width,))
-        if action.shape[:2] != slots:
-            raise ValueError(
-                f"`{key.value}` must have the mates of the observations, {list(slots)}, got "
-                f"{list(action.shape[:2])}."
-            )
+        self._require_slots(key.value, action, slots)
         return self._tensor(np.nan_to_num(action))
+
+    @staticmethod
+    def _require_slots(name: str, array: Array, slots: tuple[int, ...]) -> None:
+        if array.shape[:2] != slots:
+            raise ValueError(
+                f"`{name}` must have the mates of the observations, {list(slots)}, got "
+                f"{list(array.shape[:2])}."
+            )
 
     def _groupmate_rewards(self, columns: Columns) -> PyTree:
         name = BufferKey.GROUPMATE_REWARDS.value
@@ -347,20 +365,26 @@ class Reader:
         if size == 2 * zeros.actor.shape[-1]:  # of a value and of a baseline, end to end
             names.append(BufferKey.BASELINE_MEMORY.value)
         critic = [self._memory(columns, name, size // len(names)) for name in names]
+        missing = [name for name in (BufferKey.MEMORY.value, *names) if not columns.has(name)]
+        if missing:
+            self._miss(missing[0], count // length)
         return Memories(actor, torch.cat(critic, -1))
 
     def _memory(self, columns: Columns, name: str, size: int) -> Tensor:
         length, rows = self.sequence_length or 1, columns.rows or 0
         if columns.has(name):
             return columns.tensor(name, (size,))[::length].contiguous()
+        return torch.zeros(rows // length, size, device=self.device)
+
+    def _miss(self, name: str, sequences: int) -> None:
+        """Count sequences that begin with zeros; warn of the first."""
         if not self.missing_memories:
             warnings.warn(
                 f"`batch` has no column {name}: sequences begin with a memory of zeros.",
                 RuntimeWarning,
                 stacklevel=2,
             )
-        self.missing_memories += rows // length
-        return torch.zeros(rows // length, size, device=self.device)
+        self.missing_memories += sequences
 
 
 _TORCH = {np.float32: torch.float32, np.int64: torch.int64}

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from optinfra import tree
 from optinfra.mlagents import adams, layout, modules
-from optinfra.mlagents.actor import Held
 from optinfra.mlagents.layout import Module
 from optinfra.mlagents.modules import BETA, MOST_AGENTS, StateDict
 from optinfra.mlagents.optimizer import TorchOptimizer
@@ -65,48 +64,54 @@ def import_modules(optimizer: TorchOptimizer, given: Mapping[str, StateDict]) ->
 
     Args:
       optimizer: whose settings are those of what is taken.
-      given: state dicts by module. Where there is no state of an optimizer, no entropy
-        coefficient, no step or nothing of a signal's, that begins anew or stays.
+      given: state dicts by module. Without a state of the optimizers, entropy coefficients or
+        what is of a signal alone, those begin anew; without a step it stays.
 
     Raises:
       ValueError: a module or a parameter is missing or does not fit the settings. Nothing has
         changed then.
     """
-    actor, state = optimizer.policy.actor, optimizer.state
+    state, own = optimizer.state, _own(optimizer)
+    fresh = optimizer.beginning
+    own = own._replace(opt=fresh.opt, log_entropy_coef=getattr(fresh, "log_entropy_coef", ()))
+    _take(optimizer, given, state, own)
+
+
+def _take(
+    optimizer: TorchOptimizer, given: Mapping[str, StateDict], state: Any, own: "_Own"
+) -> None:
+    """Take what is given; what ML-Agents does not save is `own` unless that is given, too."""
+    actor = optimizer.policy.actor
     parts = optimizer.layout()
     like = {"weights": optimizer.params.weights, "target": getattr(state, "target", {})}
     found = modules.read(parts, given, like)
     moments = modules.read_moments(parts[0], given, actor.held.moments)
     params = state.params._replace(weights=found["weights"], moments=moments)
     if hasattr(params, "largest"):
-        params = params._replace(largest=_number(given[layout.CRITIC], MOST_AGENTS, params.largest))
-    state = optimizer.beginning._replace(params=params, key=state.key)
+        largest = _number(given[layout.CRITIC], MOST_AGENTS, params.largest)
+        params = params._replace(largest=largest)
+    state = state._replace(params=params)
     if "target" in found:
         state = state._replace(target=found["target"])
     signals = {
         name: _signal_state(name, provider, given)
         for name, provider in optimizer.reward_signals.items()
     }
-    state = state._replace(opt=adams.imported(optimizer, given, state))
+    own = own._replace(opt=adams.imported(optimizer, given, state, own.opt), signals=signals)
     now = torch.tensor(optimizer.policy.get_current_step())
     step = _number(given.get(STEP, {}), STEP_NAME, now)
-    whole = _own(optimizer)._replace(
-        opt=state.opt,
-        log_entropy_coef=getattr(state, "log_entropy_coef", ()),
-        signals=signals,
-    )
     if OWN in given:
-        whole = _read_own(whole, given[OWN])
+        own = _read_own(own, given[OWN])
     # From here on nothing can fail.
     if hasattr(state, "log_entropy_coef"):
-        state = state._replace(log_entropy_coef=whole.log_entropy_coef)
+        state = state._replace(log_entropy_coef=own.log_entropy_coef)
     optimizer.policy.set_step(int(step))
-    actor.key = whole.acting
-    optimizer.adopt(state._replace(opt=whole.opt, key=whole.key))
+    actor.key = own.acting
+    optimizer.adopt(state._replace(opt=own.opt, key=own.key))
     for name, provider in optimizer.reward_signals.items():
-        provider.state = whole.signals[name]
+        provider.state = own.signals[name]
     if optimizer.bc_module is not None:
-        optimizer.bc_module.state = whole.cloning
+        optimizer.bc_module.state = own.cloning
 
 
 class _Own(NamedTuple):
@@ -143,7 +148,8 @@ def _read_own(like: _Own, given: StateDict) -> _Own:
     unknown = sorted(set(given) - set(expected))
     if unknown:
         raise ValueError(f"{OWN} has {unknown[0]}, which the settings ask for nothing such for.")
-    whole: _Own = tree.unflatten(like, [given[name].to(x) for name, x in expected.items()])
+    copies = [given[name].detach().to(x, copy=True) for name, x in expected.items()]
+    whole: _Own = tree.unflatten(like, copies)
     return whole
 
 
@@ -154,7 +160,7 @@ def _number(given: StateDict, name: str, like: Tensor) -> Tensor:
         return like
     if not isinstance(x, Tensor) or x.numel() != 1:
         raise ValueError(f"{name} must be one number, got {x!r}.")
-    return x.detach().reshape(like.shape).to(like)
+    return x.detach().reshape(like.shape).to(like, copy=True)
 
 
 # --- reward signals -------------------------------------------------------------------------
@@ -195,10 +201,7 @@ def _signal_state(name: str, provider: Any, given: Mapping[str, StateDict]) -> P
 
 
 def views(optimizer: TorchOptimizer) -> dict[str, View]:
-    """Give each module but the policy's as something that can be saved and loaded by itself.
-
-    What is loaded is taken when the module `optinfra` or the last of them is.
-    """
+    """Give each module but the policy's as something that can be saved and loaded by itself."""
     names = [name for name in export_modules(optimizer) if name not in (layout.POLICY, STEP)]
     return {name: _view(optimizer, name) for name in names}
 
@@ -208,9 +211,8 @@ def _view(optimizer: TorchOptimizer, name: str) -> View:
         return export_modules(optimizer)[name]
 
     def load_state_dict(given: StateDict) -> None:
-        import_modules(optimizer, export_modules(optimizer) | {name: given})
+        others = {OWN} | {other for other in export_modules(optimizer) if adams.is_one(other)}
+        rest = {k: x for k, x in export_modules(optimizer).items() if k not in others}
+        _take(optimizer, rest | {name: given}, optimizer.state, _own(optimizer))
 
     return View(state_dict, load_state_dict)
-
-
-__all__ = ["Held", "export_modules", "import_modules", "views"]

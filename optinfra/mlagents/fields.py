@@ -18,7 +18,8 @@ class AgentBufferField:
 
     A row is an array or a number, the same shape in all of them; or, in a column of groups, a
     list of such, one per mate, of any length. Rows are kept in one array, so that a slice
-    copies nothing. Groups are padded in it, by as many mates as the largest has.
+    copies nothing. Groups are padded in it, by as many mates as the largest has. What was read
+    stays as it was when a column is appended to or another row is put in the place of one.
 
     Args:
       rows: what it holds from the beginning.
@@ -40,7 +41,7 @@ class AgentBufferField:
         self._rows: Array | None = None  # [capacity, *shape], or [capacity, mates, *shape]
         self._counts: Array | None = None  # [capacity], mates of each row; None of plain rows
         self._length = 0
-        self._shared = False  # whether another field may see the same array
+        self._shared = False  # whether somebody else may see the rows that there are
 
     def _adopt(self, rows: Array) -> None:
         self._rows, self._length, self._shared = rows, len(rows), True
@@ -62,6 +63,7 @@ class AgentBufferField:
         i = range(self._length)[index]
         assert self._rows is not None
         if self._counts is None:
+            self._shared = True
             return self._rows[i]
         return AgentBufferField(self._rows[i, : self._counts[i]])
 
@@ -76,8 +78,17 @@ class AgentBufferField:
             self._shared = True
         return part
 
-    def __setitem__(self, index: int, row: Any) -> None:
-        """Put another row in the place of one."""
+    def __setitem__(self, index: Any, row: Any) -> None:
+        """Put another row in the place of one, or other rows in the place of some.
+
+        Raises:
+          ValueError: its shape is another than that of the rows before.
+        """
+        if isinstance(index, slice):
+            rows = list(self)
+            rows[index] = row
+            self.set(rows)
+            return
         i = range(self._length)[index]
         if self._counts is not None or isinstance(row, list | AgentBufferField):
             rows = list(self)
@@ -86,23 +97,24 @@ class AgentBufferField:
             return
         assert self._rows is not None
         new = np.asarray(row)
-        self._reserve(self._length, new.dtype)
+        self._require_shape(new)
+        self._reserve(self._length, new.dtype, own=True)
         self._rows[i] = new
 
     def __eq__(self, other: object) -> bool:
         """Compare row by row."""
         if not isinstance(other, AgentBufferField | list):
             return NotImplemented
-        return len(self) == len(other) and all(
-            np.array_equal(np.asarray(a), np.asarray(b)) for a, b in zip(self, other)
-        )
+        return len(self) == len(other) and all(_same(a, b) for a, b in zip(self, other))
 
     __hash__ = None  # type: ignore[assignment]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
         """Let numpy read it."""
-        array = self.to_ndarray()
-        return array if dtype is None or dtype == array.dtype else array.astype(dtype)
+        array = self._view()
+        if copy is False and dtype not in (None, array.dtype):
+            raise ValueError(f"`dtype` must be {array.dtype} without a copy, got {dtype}.")
+        return array.astype(dtype or array.dtype, copy=bool(copy))
 
     def __repr__(self) -> str:
         """Show the rows."""
@@ -114,33 +126,41 @@ class AgentBufferField:
         Raises:
           ValueError: its shape is another than that of the rows before.
         """
-        self.padding_value = padding_value
+        if not self._length:
+            self._clear()
         if isinstance(row, list | AgentBufferField):
             self._append_group([np.asarray(mate) for mate in row])
-            return
-        new = np.asarray(row)
-        if self._length and self._counts is not None:
-            raise ValueError(f"a row must be a list, one entry per mate, got {row!r}.")
-        if self._rows is None or not self._length:
+        else:
+            self._append_plain(np.asarray(row))
+        self.padding_value = padding_value
+
+    def _append_plain(self, new: Array) -> None:
+        if self._counts is not None:
+            raise ValueError(f"a row must be a list, one entry per mate, got {new!r}.")
+        if self._rows is None:
             self._rows = np.empty((FIRST_CAPACITY, *new.shape), new.dtype)
-            self._shared = False
-        if new.shape != self._rows.shape[1:]:
-            raise ValueError(
-                f"a row must have shape {list(self._rows.shape[1:])}, got {list(new.shape)}."
-            )
+        self._require_shape(new)
         self._reserve(self._length + 1, new.dtype)
         self._rows[self._length] = new
         self._length += 1
 
+    def _require_shape(self, row: Array) -> None:
+        assert self._rows is not None
+        if row.shape != self._rows.shape[1:]:
+            raise ValueError(
+                f"a row must have shape {list(self._rows.shape[1:])}, got {list(row.shape)}."
+            )
+
     def _append_group(self, mates: list[Array]) -> None:
         """Add a row of mates, of whom there may be more than in any before."""
-        if self._length and self._counts is None:
+        if self._rows is not None and self._counts is None:
             raise ValueError("a row must not be a list where the rows before are none.")
         shape = mates[0].shape if mates else None
-        kind = np.result_type(*mates) if mates else np.dtype(np.float32)
+        nothing = np.dtype(np.float32) if self._rows is None else self._rows.dtype
+        kind = np.result_type(*mates) if mates else nothing
         if self._counts is None:
             self._rows = np.zeros((FIRST_CAPACITY, 0, *(shape or ())), kind)
-            self._counts, self._shared = np.zeros(FIRST_CAPACITY, np.int64), False
+            self._counts = np.zeros(FIRST_CAPACITY, np.int64)
         assert self._rows is not None
         if self._rows.shape[1] == 0 and shape is not None:  # nobody told the shape so far
             self._rows = np.zeros((len(self._rows), 0, *shape), kind)
@@ -154,15 +174,21 @@ class AgentBufferField:
         self._counts[self._length] = len(mates)
         self._length += 1
 
-    def _reserve(self, length: int, kind: np.dtype[Any], mates: int = 0) -> None:
-        """Make room for so many rows of such numbers, in an array of its own."""
+    def _reserve(
+        self, length: int, kind: np.dtype[Any], mates: int = 0, *, own: bool = False
+    ) -> None:
+        """Make room for so many rows of such numbers.
+
+        Nobody else sees the room behind the rows; `own` says that the rows are to be written
+        into, too.
+        """
         assert self._rows is not None
         capacity = len(self._rows)
         grows = length > capacity
         kind = np.result_type(self._rows.dtype, kind)
         groups = self._counts is not None
         wider = groups and mates > self._rows.shape[1]
-        if not (grows or wider or self._shared or kind != self._rows.dtype):
+        if not (grows or wider or (own and self._shared) or kind != self._rows.dtype):
             return
         size = max(2 * capacity, length, FIRST_CAPACITY) if grows else capacity
         shape = (size, *self._rows.shape[1:])
@@ -190,12 +216,14 @@ class AgentBufferField:
 
     def _joins(self, other: "AgentBufferField") -> bool:
         """Add plain rows all at once, where they are such."""
+        if not self._length:
+            self._clear()
         if other._counts is not None or self._counts is not None or not other._length:
             return False
         assert other._rows is not None
         new = other._rows[: other._length]
         if not self._length:
-            self._rows, self._length, self._shared = new.copy(), len(new), False
+            self._rows, self._length = new.copy(), len(new)
             return True
         assert self._rows is not None
         if new.shape[1:] != self._rows.shape[1:]:
@@ -230,9 +258,13 @@ class AgentBufferField:
         return self._counts[: self._length]
 
     def to_ndarray(self) -> Array:
-        """Give all rows as one array `[rows, *shape]`; mates are padded by zeros."""
+        """Give all rows as one array `[rows, *shape]` of its own; mates are padded by zeros."""
+        return self._view().copy()
+
+    def _view(self) -> Array:
         if self._rows is None:
             return np.zeros(0, np.float32)
+        self._shared = True
         return self._rows[: self._length]
 
     def padded_to_batch(self, pad_value: float = 0, dtype: Any = np.float32) -> Array | list[Array]:
@@ -246,7 +278,7 @@ class AgentBufferField:
           `[rows, *shape]`, or as many of them as the largest group has mates, `[]` for none.
         """
         if not self.contains_lists:
-            return self.to_ndarray().astype(dtype) if self._length else []
+            return self._view().astype(dtype) if self._length else []
         padded = self.padded_groups(pad_value, dtype)
         return [padded[:, k] for k in range(padded.shape[1])]
 
@@ -307,6 +339,10 @@ class AgentBufferField:
             batch.extend(last for _ in range(missing))
         return batch
 
+    def _keep(self, index: Sequence[int]) -> None:
+        """Keep the rows of these numbers, in this order."""
+        self.__dict__.update(self._taken(index).__dict__)
+
     def _taken(self, index: Sequence[int]) -> "AgentBufferField":
         """Copy the rows of these numbers."""
         taken = AgentBufferField(padding_value=self.padding_value)
@@ -320,3 +356,10 @@ class AgentBufferField:
 
 def _too_few(asked: int, there: int) -> str:
     return f"expected at most {there} sequences to be asked for, got {asked}."
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Compare two rows; one without mates has no shape."""
+    if isinstance(a, AgentBufferField) and len(a) == 0:
+        return isinstance(b, AgentBufferField | list) and len(b) == 0
+    return np.array_equal(np.asarray(a), np.asarray(b))

@@ -174,7 +174,7 @@ def read_moments(module: Module, dicts: Mapping[str, StateDict], like: Running) 
                 raise ValueError(
                     f"{module.name}: {place} must have shape {list(expected.shape)}, got {got}."
                 )
-            parts.append(x.detach().to(expected))
+            parts.append(x.detach().to(expected, copy=True))
         found.append(Moments(*parts))
     return tuple(found)
 

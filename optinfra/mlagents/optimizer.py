@@ -172,7 +172,11 @@ class TorchOptimizer(Optimizer):
           ValueError: a column is missing, of another length or shape. Nothing has changed then.
         """
         del num_sequences
-        state, stats = self._update(self._with_actor(self.state), self._read(batch))
+        return self.learn(self.read(batch))
+
+    def learn(self, batch: PyTree) -> dict[str, float]:
+        """Learn from a batch of the core's that `read` gave; see `update`."""
+        state, stats = self._update(self._with_actor(self.state), batch)
         self.adopt(state)
         values = torch.stack([x.detach().float() for x in stats.values()]).tolist()
         named = dict(zip(stats, values))
@@ -180,7 +184,8 @@ class TorchOptimizer(Optimizer):
             return {tag(name): x for name, x in named.items()}
         return tagged(named)
 
-    def _read(self, batch: Mapping[Any, Any]) -> PyTree:
+    def read(self, batch: Mapping[Any, Any]) -> PyTree:
+        """Read a buffer: rows, or sequences where there is a memory."""
         kind = self.trainer_settings.trainer_type
         if kind == "sac":
             gammas = {name: one.gamma for name, one in self.reward_signals.items()}
@@ -265,10 +270,7 @@ class TorchOptimizer(Optimizer):
         spec = self.policy.actor.spec
         obs = tuple(columns.tensor(f"obs:{i}", shape) for i, shape in enumerate(spec.obs))
         length = len(obs[0])
-        following = tuple(
-            torch.as_tensor(np.asarray(x), dtype=torch.float32).reshape(1, *shape)
-            for x, shape in zip(next_obs, spec.obs, strict=True)
-        )
+        following = _followed("next_obs", next_obs, spec.obs)
         zeros = self._learner.memories((1,)).critic
         memory: PyTree = ()
         if isinstance(zeros, Tensor):
@@ -371,8 +373,11 @@ class TorchPOCAOptimizer(TorchOptimizer):
     def _with_mates(self, one: Trajectory, columns: Any, next_mates: Any) -> Trajectory:
         spec = self.policy.actor.spec
         mates = tree.map(lambda x: x[:, None], self._reader.mates(columns))
-        slots = [np.asarray([mate[i] for mate in next_mates], np.float32).reshape(-1, *shape)
-                 for i, shape in enumerate(spec.obs)]  # fmt: skip
+        seen = [_followed("next_groupmate_obs", mate, spec.obs) for mate in next_mates]
+        slots = [
+            np.concatenate([np.zeros((0, *shape), np.float32), *(mate[i] for mate in seen)])
+            for i, shape in enumerate(spec.obs)
+        ]
         later = self._reader.mates(
             self._reader.columns(_following(slots), rows=1), prefix="next_group_obs"
         )
@@ -488,6 +493,18 @@ def _told(values: Mapping[str, Tensor]) -> Values:
 
 def _numbers(values: Mapping[str, Tensor]) -> NextValues:
     return {name: float(x[0]) for name, x in values.items()}
+
+
+def _followed(
+    name: str, seen: Sequence[Any], shapes: Sequence[tuple[int, ...]]
+) -> tuple[Tensor, ...]:
+    """Read what one agent observed after the last step, `[1, *shape]` each."""
+    arrays = [np.asarray(x, np.float32) for x in seen]
+    got = [x.shape for x in arrays]
+    if got not in (list(shapes), [(1, *shape) for shape in shapes]):
+        expected, found = ([list(shape) for shape in x] for x in (shapes, got))
+        raise ValueError(f"`{name}` must have the shapes {expected}, got {found}.")
+    return tuple(torch.tensor(x).reshape(1, *shape) for x, shape in zip(arrays, shapes))
 
 
 def _following(slots: list[np.ndarray]) -> Any:

@@ -66,6 +66,8 @@ def read_as(model: type[Settings], settings: Any) -> Settings:
         kind = plain.get("trainer_type")
         if isinstance(kind, str):
             plain["trainer_type"] = kind.removeprefix(PLUGIN)
+        if isinstance(plain.get("hyperparameters"), dict):
+            plain["hyperparameters"].pop("compiled", None)  # of the plugin alone
         plain.pop("encoding_size", None)  # deprecated there, and already in the networks' sizes
         for signal in (plain.get("reward_signals") or {}).values():
             if isinstance(signal, dict):

@@ -74,6 +74,11 @@ class BaseRewardProvider:
         return type(self).__name__.removesuffix("RewardProvider")
 
     @property
+    def stat_name(self) -> str:
+        """What its episodes' rewards are called in TensorBoard."""
+        return f"Policy/{self.name.capitalize()} Reward"
+
+    @property
     def gamma(self) -> float:
         """Discount of its stream per step."""
         return self.settings.gamma
@@ -108,8 +113,16 @@ class BaseRewardProvider:
         Raises:
           ValueError: a column is missing or of another length or shape; nothing is learnt then.
         """
-        self.state, stats = self._signal.update(self.state, self._reader.transitions(mini_batch))
+        return self.learn(self._reader.transitions(mini_batch))
+
+    def learn(self, rows: Transitions) -> dict[str, float]:
+        """Learn from rows that have been read; see `update`."""
+        self.state, stats = self._signal.update(self.state, rows)
         return tagged({name: float(x) for name, x in stats.items()})
+
+    def read(self, mini_batch: Mapping[Any, Any]) -> Transitions:
+        """Read what `learn` takes."""
+        return self._reader.transitions(mini_batch)
 
 
 class ExtrinsicRewardProvider(BaseRewardProvider):

@@ -1,5 +1,6 @@
 """What an agent went through, step by step, and its columns."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,12 +59,15 @@ class Trajectory(NamedTuple):
         """Whether every mate had ended at the last step; true where there is none."""
         return all(mate.done for mate in self.steps[-1].group_status)
 
-    def to_agentbuffer(self) -> AgentBuffer:
+    def to_agentbuffer(self, branches: Sequence[int] | None = None) -> AgentBuffer:
         """Lay the steps out as columns, one row per step.
 
+        Args:
+          branches: choices of each, so that a step without an action mask allows them all.
+
         Raises:
-          ValueError: a step chose among branches and tells no action mask: how many choices
-            there were is then not known.
+          ValueError: a step chose among branches and tells no action mask, and how many choices
+            there were is not known either.
         """
         steps = self.steps
         followed = [*(step.obs for step in steps[1:]), self.next_obs]
@@ -102,7 +106,7 @@ class Trajectory(NamedTuple):
             BufferKey.NEXT_DISC_ACTION: [action.discrete for action in next_actions],
             BufferKey.CONTINUOUS_LOG_PROBS: [step.action_probs.continuous for step in steps],
             BufferKey.DISCRETE_LOG_PROBS: [step.action_probs.discrete for step in steps],
-            BufferKey.ACTION_MASK: [_allowed(step) for step in steps],
+            BufferKey.ACTION_MASK: [_allowed(step, branches) for step in steps],
             BufferKey.PREV_ACTION: [step.prev_action for step in steps],
             BufferKey.ENVIRONMENT_REWARDS: [step.reward for step in steps],
         }
@@ -115,16 +119,16 @@ class Trajectory(NamedTuple):
         return buffer
 
 
-def _allowed(step: AgentExperience) -> np.ndarray:
+def _allowed(step: AgentExperience, branches: Sequence[int] | None) -> np.ndarray:
     """Tell which choices are allowed, `[N]`, 1 where they are."""
     if step.action_mask is not None:
         return 1 - np.concatenate(step.action_mask)
-    branches = np.size(step.action.discrete)
-    if branches:
+    count = np.size(step.action.discrete)
+    if count and branches is None:
         raise ValueError(
-            f"`action_mask` must be given for {branches} branches: [n_k] bool of each, got None."
+            f"`action_mask` must be given for {count} branches: [n_k] bool of each, got None."
         )
-    return np.zeros(0, np.float32)
+    return np.ones(sum(branches or ()), np.float32)
 
 
 class ObsUtil:
