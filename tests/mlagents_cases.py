@@ -14,7 +14,9 @@ from optinfra.mlagents import (
     ObservationType,
     TrainerSettings,
 )
+from optinfra.mlagents.buffer import is_group as is_group
 from optinfra.mlagents.keys import key_of
+from optinfra.mlagents.keys import text_of as text_of
 from tests import golden_cases
 
 AXES = {

@@ -23,6 +23,8 @@ from optinfra.mlagents.exchange import export_modules as export_modules
 from optinfra.mlagents.exchange import import_modules as import_modules
 from optinfra.mlagents.fields import AgentBufferField as AgentBufferField
 from optinfra.mlagents.fields import BufferException as BufferException
+from optinfra.mlagents.files import load_checkpoint as load_checkpoint
+from optinfra.mlagents.files import save_checkpoint as save_checkpoint
 from optinfra.mlagents.keys import BufferKey as BufferKey
 from optinfra.mlagents.keys import ObservationKeyPrefix as ObservationKeyPrefix
 from optinfra.mlagents.keys import RewardSignalKeyPrefix as RewardSignalKeyPrefix

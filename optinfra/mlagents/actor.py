@@ -88,6 +88,7 @@ class SimpleActor:
         self.key, drawn = random.split(key).unbind()
         params = self.learner.init(drawn).params
         self.held = Held(self.own(params.weights), params.moments)
+        self._names = list(self.held.weights)  # in the order in which they were made
 
     def own(self, weights: Params) -> Params:
         """Take an actor's weights out of a learner's."""
@@ -231,7 +232,7 @@ class SimpleActor:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Give its parameters by ML-Agents' names."""
-        own, one = self.held, layout.policy(self.held.weights, self.spec, shared=self.shared)
+        own, one = self.held, layout.policy(self._names, self.spec, shared=self.shared)
         about = modules.metadata(self.spec, self.memory_size)
         return about | modules.state_dicts([one], {"weights": own.weights}, own.moments)[one.name]
 
@@ -242,7 +243,7 @@ class SimpleActor:
           ValueError: one is missing, unknown or of another shape. `strict` changes nothing.
         """
         del strict
-        one = layout.policy(self.held.weights, self.spec, shared=self.shared)
+        one = layout.policy(self._names, self.spec, shared=self.shared)
         given = {one.name: state_dict}
         read = modules.read([one], given, {"weights": self.held.weights})
         running = modules.read_moments(one, given, self.held.moments)

@@ -1,6 +1,5 @@
 """State dicts of ML-Agents' modules, made of ours and read into ours."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -41,7 +40,7 @@ def state_dicts(
     dicts: dict[str, dict[str, Tensor]] = {}
     for module in modules:
         own = to_theirs(module.weights, fields[module.field]) | _normalizers(module.body, moments)
-        ordered = {name: own[name].detach().clone() for name in sorted(own, key=rank)}
+        ordered = {name: own[name].detach().clone() for name in as_registered(own)}
         ordered |= _again(module.body, ordered)
         held = dicts.setdefault(module.name, {})
         held |= {module.prefix + name: x for name, x in ordered.items()}
@@ -193,17 +192,29 @@ ORDER = (
     "weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0", "mu", "weight", "bias",
     "hypernet",
 )  # fmt: skip
-PLACES = {name: (0, i, "") for i, name in enumerate(ORDER)}
+PLACES = {name: i for i, name in enumerate(ORDER)}
 
 
-def rank(name: str) -> tuple[Any, ...]:
-    """Give the key by which names sort as ML-Agents registers what they name."""
-    if re.search(r"_continuous_distribution\.log_sigma$", name):
-        return (*(PLACES[part] for part in name.split(".")[:-1]), (0, -1, ""))
-    parts = name.split(".")
-    return tuple(
-        (1, int(part), "") if part.isdigit() else PLACES.get(part, (2, 0, part)) for part in parts
-    )
+def as_registered(names: Iterable[str]) -> list[str]:
+    """Sort names as ML-Agents registers what they name; streams keep the order they are in."""
+    given = list(names)
+    streams: dict[str, int] = {}
+    for part in (part for name in given for part in name.split(".")):
+        if part not in PLACES and not part.isdigit():
+            streams.setdefault(part, len(streams))
+
+    def rank(name: str) -> tuple[tuple[int, int], ...]:
+        parts = name.split(".")
+        if name.endswith("_continuous_distribution.log_sigma"):  # a parameter, before modules
+            return (*((0, PLACES[part]) for part in parts[:-1]), (0, -1))
+        return tuple(
+            (1, int(part)) if part.isdigit()
+            else (0, PLACES[part]) if part in PLACES
+            else (2, streams[part])
+            for part in parts
+        )  # fmt: skip
+
+    return sorted(given, key=rank)
 
 
 def parameters(dicts: Mapping[str, StateDict], names: Iterable[str]) -> list[tuple[str, str]]:

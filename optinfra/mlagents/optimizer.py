@@ -325,7 +325,8 @@ class TorchOptimizer(Optimizer):
 
     def layout(self) -> list[layout.Module]:
         """Tell which modules ML-Agents has of this."""
-        weights, spec = self.state.params.weights, self.policy.actor.spec
+        # In the order in which they were made: trees give dictionaries back sorted.
+        weights, spec = list(self.beginning.params.weights), self.policy.actor.spec
         kind = self.trainer_settings.trainer_type
         if kind == "sac":
             return layout.soft(weights, spec)
