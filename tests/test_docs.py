@@ -23,6 +23,7 @@ REDUCED = {  # what notebooks read at their top
     "03_many_agents.ipynb": ("NOTEBOOK_AGENTS", "16"),
     "04_rewards_and_demos.ipynb": ("NOTEBOOK_SHARE", "0.05"),
     "05_groups.ipynb": ("NOTEBOOK_ITERATIONS", "1"),
+    "06_from_mlagents.ipynb": ("NOTEBOOK_ROUNDS", "2"),
 }
 LONGEST = 300  # seconds of a reduced notebook's cell, on a machine that is busy with others
 HOME = r"/(?:home|Users|root|tmp|work|usr|opt|var|private)/|[A-Z]:\\"  # beginnings of paths
