@@ -32,7 +32,8 @@ SHELL = CORE | {
 }  # fmt: skip
 # What one room only may import.
 EXTRA = {"testing": {"hypothesis"}, "envs": {"pettingzoo"}, "demos": {"google", "PIL", "minari"},
-         "export": {"onnx"}, "mlagents": {"h5py", "mlagents", "mlagents_envs"}}  # fmt: skip
+         "export": {"onnx"},
+         "mlagents": {"h5py", "attr", "mlagents", "mlagents_envs", "pickle"}}  # fmt: skip
 FIRST_SHELL_FLOOR = 9
 RANK = {name: rank for rank, floor in enumerate(FLOORS) for name in floor}
 ROOT = Path(__file__).parents[1] / "optinfra"

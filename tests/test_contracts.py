@@ -19,6 +19,16 @@ CASES = {
 # Tracing these takes as long as all others together. What is like them stays in the gate: of
 # every learner an `init` or an `update`, with memory and without.
 LONG_TO_TRACE = {
+    "networks.actor_critic.policy_and_values of every kind",
+    "learners.poca.act of sequences",
+    "learners.poca.rollout_values of rows",
+    "learners.poca.trajectory_values of sequences",
+    "learners.poca.update of rows",
+    "learners.ppo.update gru, burn-in",
+    "learners.sac.update without values, masked",
+    "off_policy.off_policy.update",
+    "signals.curiosity.update normalised",
+    "signals.gail.update vail, actions, normalised",
     "iteration.iteration.init",
     "iteration.iteration.init recurrent",
     "iteration.iteration.update",

@@ -19,12 +19,13 @@ PAGES = [PROJECT / "README.md", *sorted(PROJECT.glob("docs/**/*.md"))]
 NOTEBOOKS = sorted(PROJECT.glob("notebooks/*.ipynb"))
 REDUCED = {  # what notebooks read at their top
     "01_compose_an_update.ipynb": ("NOTEBOOK_ITERATIONS", "3"),
-    "02_memory_by_property.ipynb": ("NOTEBOOK_EXAMPLES", "20"),
+    "02_memory_by_property.ipynb": ("NOTEBOOK_EXAMPLES", "8"),
     "03_many_agents.ipynb": ("NOTEBOOK_AGENTS", "16"),
-    "04_rewards_and_demos.ipynb": ("NOTEBOOK_SHARE", "0.05"),
+    "04_rewards_and_demos.ipynb": ("NOTEBOOK_SHARE", "0.02"),
     "05_groups.ipynb": ("NOTEBOOK_ITERATIONS", "1"),
     "06_from_mlagents.ipynb": ("NOTEBOOK_ROUNDS", "2"),
 }
+LONG = ("03_many_agents.ipynb", "04_rewards_and_demos.ipynb")  # however much they are reduced
 LONGEST = 300  # seconds of a reduced notebook's cell, on a machine that is busy with others
 HOME = r"/(?:home|Users|root|tmp|work|usr|opt|var|private)/|[A-Z]:\\"  # beginnings of paths
 COMMANDS = (
@@ -171,7 +172,13 @@ def test_documented_floors_are_those_that_the_architecture_test_holds():
 # --- notebooks ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.name, marks=[pytest.mark.thorough] * (path.name in LONG))
+        for path in NOTEBOOKS
+    ],
+)
 def test_a_notebook_runs(path, monkeypatch):
     variable, value = REDUCED[path.name]
     assert path.read_text().count(variable) == 1, f"{variable} is read in one place"

@@ -127,8 +127,8 @@ SIGHTS = [
     ("sets alone", "poca", None, Encoding()),
     ("goal", "ppo", None, Encoding()),
     ("goal", "sac", "gru", Encoding(goal_conditioning="none")),
-    ("all", "sac", "lstm", Encoding(image="match3")),
     ("all", "poca", None, Encoding(image="match3")),
+    pytest.param("all", "sac", "lstm", Encoding(image="match3"), marks=pytest.mark.thorough),
 ]
 
 
@@ -396,7 +396,9 @@ def run(tmp_path_factory):
         ("tensor:CartPole-v1", "ppo", REMEMBERING),
         ("tensor:Pendulum-v1", "sac", NORMALIZED),
         ("tensor:Escape-v0", "poca", NORMALIZED),
-        ("tests.tiny_envs:tiny/Sights-v0", "ppo", NORMALIZED),  # a goal, a set, bytes, a number
+        pytest.param(  # a goal, a set, bytes, a number
+            "tests.tiny_envs:tiny/Sights-v0", "ppo", NORMALIZED, marks=pytest.mark.thorough
+        ),
     ],
 )
 def test_a_run_is_exported_as_it_was_learnt(tmp_path, env, trainer, given):

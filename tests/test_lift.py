@@ -315,6 +315,7 @@ def test_compiled_iteration_equals_the_eager_one():
     chex.assert_trees_all_close(fast.update(state, rollout), eager.update(state, rollout), **CLOSE)
 
 
+@pytest.mark.thorough
 @pytest.mark.inductor
 def test_compiled_ensemble_of_stages_equals_a_loop_of_eager_iterations():
     one = examples.small_iteration()

@@ -110,7 +110,7 @@ def test_what_the_operation_promises_of_its_result_is_so():
 
 @needs_onednn
 @pytest.mark.inductor
-@pytest.mark.parametrize("rows", [1, 512])
+@pytest.mark.parametrize("rows", [512, pytest.param(1, marks=pytest.mark.thorough)])
 def test_a_compiled_gradient_with_faster_products_equals_the_eager_one(monkeypatch, rows):
     monkeypatch.setattr(products, "available", lambda: True)
     weights = {"first": normal(128, 64), "bias": normal(128), "second": normal(128, 128)}

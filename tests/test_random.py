@@ -317,6 +317,7 @@ def test_uniform_maps_over_keys_and_bounds_apart_and_together():
     assert torch.equal(vmap(draw)(keys, highs[:3]), looped[range(3), range(3)])
 
 
+@pytest.mark.thorough
 @pytest.mark.inductor
 @pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")
 def test_compiled_and_mapped_draws_equal_eager_ones():

@@ -152,6 +152,7 @@ def test_agents_without_rows_are_no_trouble(kind):
     assert outputs.shape == (2, 3, 0, H) and last.shape == columns[1].shape
 
 
+@pytest.mark.thorough
 @pytest.mark.inductor
 def test_compiled_gradients_of_members_equal_the_eager_ones():
     kind = "lstm"

@@ -144,7 +144,7 @@ EVERY_SIGNAL = (
 )
 
 
-@pytest.mark.parametrize("trainer", ["ppo", "sac"])
+@pytest.mark.parametrize("trainer", ["ppo", pytest.param("sac", marks=pytest.mark.thorough)])
 def test_every_signal_and_imitation_learn_from_what_is_seen(recorded, tmp_path, trainer):
     demo = recorded / "a.demo"
     given = {

@@ -201,8 +201,8 @@ FORMS = [
 @pytest.mark.parametrize(
     ("form", "also"),
     [
-        (FORMS[0], REMEMBERING),
         (FORMS[1], None),
+        pytest.param(FORMS[0], REMEMBERING, marks=pytest.mark.thorough),
         pytest.param(FORMS[0], None, marks=pytest.mark.thorough),
         pytest.param(FORMS[1], REMEMBERING, marks=pytest.mark.thorough),
     ],
@@ -246,7 +246,7 @@ def test_a_run_goes_on_bit_for_bit_wherever_ctrl_c_hit_it(tmp_path, whole, momen
     assert_the_same_end(tmp_path / "run", folder)
 
 
-@pytest.mark.parametrize("also", [REMEMBERING, CURIOUS])
+@pytest.mark.parametrize("also", [REMEMBERING, pytest.param(CURIOUS, marks=pytest.mark.thorough)])
 def test_memories_and_signals_go_on_too(tmp_path, also):
     begin(tmp_path / "whole", also)
     begin(tmp_path / "run", also, "max_steps=90")
@@ -342,8 +342,8 @@ def test_a_large_replay_lies_in_files_and_teaches_the_same(tmp_path, whole, monk
 @pytest.mark.parametrize(
     ("env", "also"),
     [
-        (PENDULUM, None),
         (TENSOR_CARTPOLE, REMEMBERING),
+        pytest.param(PENDULUM, None, marks=pytest.mark.thorough),
         pytest.param(PENDULUM, REMEMBERING, marks=pytest.mark.thorough),
         pytest.param(TENSOR_CARTPOLE, None, marks=pytest.mark.thorough),
     ],

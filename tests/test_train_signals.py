@@ -319,6 +319,7 @@ def test_a_package_that_is_not_there_is_told_with_what_to_do(tmp_path):
     assert_refused(done, f"reward_signals.no_such_package:it: {advice}")
 
 
+@pytest.mark.thorough
 @pytest.mark.inductor
 def test_a_signal_that_cannot_be_compiled_is_left_out_like_one_that_raises(tmp_path, capsys):
     broken = f"reward_signals={{extrinsic: {{}}, '{OWN}:breaking': {{}}}}"

@@ -76,6 +76,15 @@ def sac_update(
     *, rows: int, obs: int, actions: int, units: int, memory: int = 0, sequence: int = 1
 ) -> Callable[[], Any]:
     """Update on `rows` rows: `TorchSACOptimizer.update`, its conversion to tensors included."""
+    optimizer = sac_optimizer(rows, obs, actions, units, memory, sequence)
+    batch = minibatch(rows, obs, actions, memory)
+    return lambda: optimizer.update(batch, rows // sequence)
+
+
+def sac_optimizer(
+    rows: int, obs: int, actions: int, units: int, memory: int, sequence: int
+) -> TorchSACOptimizer:
+    """The optimizer, with an LSTM where `memory` is not 0."""
     spec, network = behavior(obs, actions), network_settings(units, memory, sequence)
     settings = TrainerSettings(
         trainer_type="sac",
@@ -83,9 +92,22 @@ def sac_update(
         network_settings=network,
     )
     squashed = {"conditional_sigma": True, "tanh_squash": True}
-    optimizer = TorchSACOptimizer(TorchPolicy(0, spec, network, SimpleActor, squashed), settings)
-    batch = minibatch(rows, obs, actions, memory)
-    return lambda: optimizer.update(batch, rows // sequence)
+    return TorchSACOptimizer(TorchPolicy(0, spec, network, SimpleActor, squashed), settings)
+
+
+def sac_trajectory_values(
+    *, agents: int, steps: int, obs: int, actions: int, units: int, memory: int, sequence: int
+) -> Callable[[], Any]:
+    """Value one trajectory of each agent, under its own id."""
+    optimizer = sac_optimizer(steps, obs, actions, units, memory, sequence)
+    buffers = [minibatch(steps, obs, actions, memory) for _ in range(agents)]
+    following = [np.zeros(obs, np.float32)]
+
+    def call() -> None:
+        for agent, buffer in enumerate(buffers):
+            optimizer.get_trajectory_value_estimates(buffer, following, False, str(agent))
+
+    return call
 
 
 def trajectory_values(
