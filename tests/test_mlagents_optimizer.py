@@ -23,7 +23,7 @@ from optinfra.mlagents import (
 )
 from optinfra.mlagents.keys import key_of, text_of
 from optinfra.mlagents.options import settings_of
-from tests import mlagents_cases
+from tests import golden_cases, mlagents_cases
 from tests.mlagents_cases import OPTIMIZERS
 
 KINDS = ["ppo", "sac", "poca"]
@@ -839,3 +839,28 @@ def test_settings_of_attrs_and_mappings_are_read():
 def test_text_of_keys_is_what_arrays_are_called_by():
     for name in columns("poca", True):
         assert text_of(key_of(name)) == name
+
+
+@pytest.mark.thorough
+@pytest.mark.inductor
+@pytest.mark.parametrize("name", ["ppo_recurrent", "sac_discrete", "poca_continuous"])
+def test_compiled_a_class_does_the_same(name):
+    kind = name.partition("_")[0]
+    golden = golden_cases.load(name)
+    eager, compiled = (
+        mlagents_cases.optimizer(golden, kind, compiled=compiled) for compiled in (False, True)
+    )
+    batch = mlagents_cases.buffer(golden)
+    for _ in range(2):
+        told, expected = compiled.update(batch, 1), eager.update(batch, 1)
+        assert told == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    following = [np.zeros(shape, np.float32) for shape in eager.policy.actor.spec.obs]
+    for length in (40, 7):  # a compiled critic of groups is given multiples of 64
+        part = batch.make_mini_batch(0, length)
+        told, expected = (
+            each.get_trajectory_value_estimates(part, following, False)
+            for each in (compiled, eager)
+        )
+        for a, b in zip(told[:2], expected[:2]):
+            np.testing.assert_allclose(a["extrinsic"], b["extrinsic"], rtol=1e-4, atol=1e-5)
+            assert np.shape(a["extrinsic"]) == np.shape(b["extrinsic"])

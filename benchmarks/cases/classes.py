@@ -20,6 +20,7 @@ from optinfra.mlagents import (
     RewardSignalUtil,
     SimpleActor,
     TorchOptimizer,
+    TorchPOCAOptimizer,
     TorchPolicy,
     TrainerSettings,
 )
@@ -63,8 +64,10 @@ def tasks(quick: bool) -> Iterator[Task]:
         yield Task(
             f"{kind}: value estimates, {AGENTS} calls of {STEPS} steps",
             ours=[
-                Ours("our buffer", partial(valued, kind, False)),
-                Ours("lists", partial(valued, kind, True)),
+                Ours("our buffer, compiled", partial(valued, kind, True, False)),
+                Ours("our buffer", partial(valued, kind, False, False)),
+                Ours("lists, compiled", partial(valued, kind, True, True)),
+                Ours("lists", partial(valued, kind, False, True)),
             ],
             peers=[Peer("ML-Agents", VALUES[kind], agents)],
         )
@@ -81,7 +84,8 @@ def optimizer(kind: str, rows: int, compiled: bool) -> TorchOptimizer:
     )
     squashed = {"conditional_sigma": kind == "sac", "tanh_squash": kind == "sac"}
     policy = TorchPolicy(0, SPEC, settings.network_settings, SimpleActor, squashed)
-    return TorchOptimizer(policy, settings, compiled=compiled)
+    made = TorchPOCAOptimizer if kind == "poca" else TorchOptimizer
+    return made(policy, settings, compiled=compiled)
 
 
 def updates(kind: str, compiled: bool, lists: bool) -> Call:
@@ -91,9 +95,9 @@ def updates(kind: str, compiled: bool, lists: bool) -> Call:
     return lambda: own.update(batch, rows)
 
 
-def valued(kind: str, lists: bool) -> Call:
+def valued(kind: str, compiled: bool, lists: bool) -> Call:
     """Value the trajectory of each agent, under an id of its own."""
-    own: Any = optimizer(kind, STEPS, compiled=False)
+    own: Any = optimizer(kind, STEPS, compiled)
     batches = [contents(kind, STEPS, lists) for _ in range(AGENTS)]
     following = [np.zeros(OBS, np.float32)]
     mates = [[np.zeros(OBS, np.float32)] for _ in range(SIZE - 1)]

@@ -80,6 +80,11 @@ class AgentBuffer(MutableMapping[AgentBufferKey, AgentBufferField]):
         return f"AgentBuffer({columns})"
 
     @property
+    def by_name(self) -> dict[str, AgentBufferField]:
+        """The columns by the names that files have."""
+        return dict(self._columns)
+
+    @property
     def num_experiences(self) -> int:
         """How many rows the first column has; 0 where there is none."""
         return len(next(iter(self._columns.values()), ()))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from optinfra.learners import PPOBatch, SACBatch
+from optinfra.mlagents.buffer import AgentBuffer
 from optinfra.mlagents.fields import AgentBufferField
 from optinfra.mlagents.keys import BufferKey, text_of
 from optinfra.types import Action, Mates, Memories, PyTree, Spec, Transitions
@@ -39,7 +40,8 @@ class Columns:
     def __init__(
         self, buffer: Mapping[Any, Any], *, rows: int | None = None, device: Any = None
     ) -> None:
-        self._fields = {text_of(key): field for key, field in buffer.items()}
+        named = buffer.by_name if isinstance(buffer, AgentBuffer) else None
+        self._fields = named or {text_of(key): field for key, field in buffer.items()}
         self._device = device
         self.rows = rows
 

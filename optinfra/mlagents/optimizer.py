@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from optinfra import lift, random, tree
+from optinfra.lift.epochs import unlifted
 from optinfra.mlagents import layout
 from optinfra.mlagents.actor import Held, critic_pass
 from optinfra.mlagents.cloning import BCModule
@@ -26,6 +27,7 @@ from optinfra.train.learners import learner
 from optinfra.train.names import tag, tagged
 from optinfra.types import Memories, PyTree, Trajectory, TrajectoryValues
 
+PADDING = 64  # rows of which a compiled critic is given a multiple
 CLONING_EPOCHS = 3  # ML-Agents' number where the settings give none
 Values = dict[str, np.ndarray]
 NextValues = dict[str, float]
@@ -74,7 +76,14 @@ class TorchOptimizer(Optimizer):
             OptinfraSettings(),
             ignore_done=[name for name, one in self.reward_signals.items() if one.ignore_done],
         )
-        self._update = lift.compiled(self._learner.update) if compiled else self._learner.update
+        stage = lift.compiled if compiled else unlifted
+        self._update = stage(self._learner.update)
+        # Compiled, a small critic takes longer to be called than to run; that of a group does not.
+        grouped = self.trainer_settings.trainer_type == "poca"
+        self._padding = PADDING if compiled and grouped and not self._remembers() else 1
+        self._value = self._learner.trajectory_values
+        if self._padding > 1:
+            self._value = stage(self._value)
         memory = self.trainer_settings.network_settings.memory
         self._reader = Reader(
             policy.actor.spec,
@@ -275,14 +284,51 @@ class TorchOptimizer(Optimizer):
         memory: PyTree = ()
         if isinstance(zeros, Tensor):
             memory = self._remembered(agent_id, zeros)
+        elif self.trainer_settings.trainer_type != "poca":
+            return self._valued_at_once(obs, following, done), length
         one = Trajectory(tuple(x[:, None] for x in obs), memory, (), (), ())
-        one = self._with_mates(one, columns, next_mates)
-        out: TrajectoryValues = self._learner.trajectory_values(
-            self.params, one, following, torch.tensor([bool(done)])
-        )
+        one = self._padded(self._with_mates(one, columns, next_mates))
+        out: TrajectoryValues = self._value(self.params, one, following, torch.tensor([bool(done)]))
+        if self._padding > 1:
+            values, baselines = tree.map(lambda x: x[:length], (out.values, out.baselines))
+            out = out._replace(values=values, baselines=baselines)
         over = done or interrupted or self._cut(columns)
         self._remember(agent_id, None if over else out.final_memory)
         return out, length
+
+    def _padded(self, one: Trajectory) -> Trajectory:
+        """Add rows where nothing connects them, so that few lengths are compiled for."""
+        missing = -len(one.obs[0]) % self._padding
+        if not missing:
+            return one
+
+        def longer(x: Tensor) -> Tensor:
+            return torch.cat([x, x[:1].expand(missing, *x.shape[1:])])
+
+        obs, mates = tree.map(longer, (one.obs, one.mates))
+        return one._replace(obs=obs, mates=mates)
+
+    def _remembers(self) -> bool:
+        return self.trainer_settings.network_settings.memory is not None
+
+    def _valued_at_once(
+        self, obs: tuple[Tensor, ...], following: tuple[Tensor, ...], done: bool
+    ) -> TrajectoryValues:
+        """Value steps that nothing connects, and what followed them, as so many rows."""
+        length = len(obs[0])
+        rows = tuple(torch.cat([x, last]) for x, last in zip(obs, following))
+        with torch.no_grad():
+            values = self._learner.values(self.params, rows)
+        ends = {name: done and not one.ignore_done for name, one in self.reward_signals.items()}
+        return TrajectoryValues(
+            values={name: x[:length, None] for name, x in values.items()},
+            bootstrap={
+                name: torch.zeros(1) if ends[name] else x[length : length + 1]
+                for name, x in values.items()
+            },
+            memories=(),
+            final_memory=(),
+        )
 
     def _with_mates(self, one: Trajectory, columns: Any, next_mates: Any) -> Trajectory:
         del columns, next_mates
