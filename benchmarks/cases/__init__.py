@@ -14,6 +14,7 @@ CASES = {
     "poca": "one POCA update of 1,024 rows with mates, and values of whole groups",
     "images": "one PPO update of 256 images of 3×84×84, its time and its memory",
     "classes": "ML-Agents' classes here and there: update and value estimates, conversion included",
+    "loop": "ML-Agents' own trainer loop, its trainers against the plugin's",
     "signals": "curiosity, GAIL and RND: update and evaluate on 1,024 rows",
     "import": "what importing optinfra costs beside importing torch",
     "random": "random numbers (information only)",
