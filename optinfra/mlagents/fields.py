@@ -209,9 +209,10 @@ class AgentBufferField:
     def extend(self, rows: Iterable[Any]) -> None:
         """Add rows, one after another; the padding value stays."""
         padding = self.padding_value
-        if isinstance(rows, AgentBufferField) and self._joins(rows):
+        given = rows if isinstance(rows, AgentBufferField) else _at_once(list(rows))
+        if isinstance(given, AgentBufferField) and self._joins(given):
             return
-        for row in rows:
+        for row in given:
             self.append(row, padding)
 
     def _joins(self, other: "AgentBufferField") -> bool:
@@ -363,3 +364,16 @@ def _same(a: Any, b: Any) -> bool:
     if isinstance(a, AgentBufferField) and len(a) == 0:
         return isinstance(b, AgentBufferField | list) and len(b) == 0
     return np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def _at_once(rows: list[Any]) -> Any:
+    """Make a field of rows that are alike at one go; otherwise give them back."""
+    kinds = {type(row) for row in rows}
+    if len(kinds) != 1 or not kinds <= {np.ndarray, float, bool, np.float32, np.float64}:
+        return rows
+    first = np.asarray(rows[0])
+    if kinds == {np.ndarray} and any(
+        row.shape != first.shape or row.dtype != first.dtype for row in rows
+    ):
+        return rows
+    return AgentBufferField(np.asarray(rows))
