@@ -16,6 +16,7 @@ from optinfra.mlagents import export_modules
 from optinfra.mlagents.keys import BufferKey
 from optinfra.mlagents.optimizer import TorchOptimizer
 from optinfra.mlagents.plugin import trainers
+from optinfra.mlagents.valuing import Valuer
 from tests import mlagents_world
 
 S = 12
@@ -44,17 +45,17 @@ SCENARIOS = {
 def watched(facts):
     """Let the classes tell what they are given, while they do what they do."""
     facts.update(calls=[], advantages=[], actions=[], cuts=[], lengths=[], cut_rows=0)
-    values_of = TorchOptimizer._valued
+    value = Valuer.value
 
-    def valued(self, batch, next_obs, next_mates, done, agent_id, interrupted):
-        before = agent_id in self.critic_memory_dict
-        out = values_of(self, batch, next_obs, next_mates, done, agent_id, interrupted)
-        ended = bool(np.asarray(batch[BufferKey.DONE])[-1])
-        after = agent_id in self.critic_memory_dict
-        facts["calls"].append([agent_id, before, bool(done), ended, after])
+    def valued(self, params, asked):
+        agent_id, before = asked.agent_id, asked.agent_id in self.memories
+        out = value(self, params, asked)
+        ended = bool(np.asarray(asked.batch[BufferKey.DONE])[-1])
+        after = agent_id in self.memories
+        facts["calls"].append([agent_id, before, bool(asked.done), ended, after])
         return out
 
-    TorchOptimizer._valued = valued
+    Valuer.value = valued
     standardize = trainers.OnPolicy._standardize
 
     def standardized(self, buffer):

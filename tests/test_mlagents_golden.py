@@ -7,7 +7,7 @@ import torch
 from optinfra import mlagents, random
 from optinfra.mlagents import AgentAction, AgentBuffer, export_modules, import_modules
 from optinfra.mlagents.buffer import is_group
-from optinfra.mlagents.keys import text_of
+from optinfra.mlagents.keys import key_of, text_of
 from optinfra.mlagents.optimizer import TorchOptimizer
 from tests import golden_cases, mlagents_cases, signal_cases
 from tests.golden_cases import FOLDER
@@ -80,7 +80,26 @@ def test_the_parent_is_usable_itself(kind):
     import_modules(parent, mlagents_cases.modules(golden, "before"))
     parent.policy.set_step(golden.meta["step"])
     batch = mlagents_cases.buffer(golden)
+    following = [np.zeros(shape, np.float32) for shape in child.policy.actor.spec.obs]
+    told, expected = (
+        one.get_trajectory_value_estimates(batch, following, False)[0] for one in (parent, child)
+    )
+    assert all(np.array_equal(told[name], x) for name, x in expected.items())
+    for name, x in child.critic.state_dict().items():
+        assert torch.equal(parent.critic.state_dict()[name], x)
     assert parent.update(batch, 1) == child.update(batch, 1)
+
+
+def test_a_groups_values_depend_on_the_mates():
+    golden, optimizer = mlagents_cases.load("poca_continuous", "poca")
+    batch = mlagents_cases.buffer(golden)
+    following = [np.zeros(shape, np.float32) for shape in optimizer.policy.actor.spec.obs]
+    before = optimizer.get_trajectory_value_estimates(batch, following, False)[0]["extrinsic"]
+    batch[key_of("group_obs:0")] = np.asarray(batch[key_of("group_obs:0")]) + 1
+    after = optimizer.get_trajectory_value_estimates(batch, following, False)[0]["extrinsic"]
+    alone = golden.arrays["batch/group_count"] == 0
+    assert np.array_equal(before[alone], after[alone])
+    assert (before != after)[~alone].all() and not alone.all()
 
 
 @pytest.mark.parametrize("name", ["values_feedforward", "values_recurrent"])

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from optinfra import tree
 from optinfra.learners import PPOBatch, SACBatch
 from optinfra.mlagents.buffer import AgentBuffer
 from optinfra.mlagents.fields import AgentBufferField
@@ -344,23 +345,27 @@ class Reader:
         return torch.zeros(columns.rows or 0, device=self.device)
 
     def _as_sequences(self, columns: Columns, rows: PyTree) -> Any:
-        from optinfra import tree
+        length = self.sequence_length or 1
+        self._sequences(columns)
+        return tree.map(lambda x: x.unflatten(0, (-1, length)), rows)
 
+    def _sequences(self, columns: Columns) -> int:
+        """Count the sequences.
+
+        Raises:
+          ValueError: the last is not whole.
+        """
         length, count = self.sequence_length or 1, columns.rows or 0
         if count % length:
             raise ValueError(
                 f"`batch` must have whole sequences of {length} rows, got {count} rows."
             )
-        return tree.map(lambda x: x.unflatten(0, (-1, length)), rows)
+        return count // length
 
     def _memories(self, columns: Columns) -> Memories:
         """Read what each sequence starts from: the memory that its first row tells."""
-        length, count = self.sequence_length or 1, columns.rows or 0
-        if count % length:
-            raise ValueError(
-                f"`batch` must have whole sequences of {length} rows, got {count} rows."
-            )
-        zeros = self.memories((count // length,), self.device)
+        count = self._sequences(columns)
+        zeros = self.memories((count,), self.device)
         names = [BufferKey.CRITIC_MEMORY.value]
         actor = self._memory(columns, BufferKey.MEMORY.value, zeros.actor.shape[-1])
         size = zeros.critic.shape[-1]
@@ -369,7 +374,7 @@ class Reader:
         critic = [self._memory(columns, name, size // len(names)) for name in names]
         missing = [name for name in (BufferKey.MEMORY.value, *names) if not columns.has(name)]
         if missing:
-            self._miss(missing[0], count // length)
+            self._miss(missing[0], count)
         return Memories(actor, torch.cat(critic, -1))
 
     def _memory(self, columns: Columns, name: str, size: int) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from optinfra import demos
+from optinfra import demos, tree
 from optinfra.demos import DemoError, Demonstrations
 from optinfra.mlagents.buffer import AgentBuffer
 from optinfra.mlagents.keys import AgentBufferKey, BufferKey
@@ -82,8 +82,6 @@ def demo_to_buffer(
 
 
 def _flat(rows: Transitions) -> Transitions:
-    from optinfra import tree
-
     flat: Transitions = tree.map(lambda x: x.flatten(0, 1), rows)
     return flat
 

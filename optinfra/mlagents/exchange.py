@@ -1,7 +1,7 @@
 """Modules to and fro: what ML-Agents' checkpoints hold of an optimizer, and what they do not."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,8 +10,10 @@ from optinfra import tree
 from optinfra.mlagents import adams, layout, modules
 from optinfra.mlagents.layout import Module
 from optinfra.mlagents.modules import BETA, MOST_AGENTS, StateDict
-from optinfra.mlagents.optimizer import TorchOptimizer
 from optinfra.types import PyTree
+
+if TYPE_CHECKING:  # it gives its modules by means of this room
+    from optinfra.mlagents.optimizer import TorchOptimizer
 
 STEP = "global_step"
 STEP_NAME = "_GlobalSteps__global_step"
@@ -25,7 +27,7 @@ class View(NamedTuple):
     load_state_dict: Callable[[StateDict], None]
 
 
-def export_modules(optimizer: TorchOptimizer) -> dict[str, dict[str, Any]]:
+def export_modules(optimizer: "TorchOptimizer") -> dict[str, dict[str, Any]]:
     """Give everything that an optimizer and its policy know, by ML-Agents' names.
 
     Args:
@@ -59,7 +61,7 @@ def export_modules(optimizer: TorchOptimizer) -> dict[str, dict[str, Any]]:
     return exported
 
 
-def import_modules(optimizer: TorchOptimizer, given: Mapping[str, StateDict]) -> None:
+def import_modules(optimizer: "TorchOptimizer", given: Mapping[str, StateDict]) -> None:
     """Take everything that a checkpoint knows, by ML-Agents' names; all of it or nothing.
 
     Args:
@@ -78,7 +80,7 @@ def import_modules(optimizer: TorchOptimizer, given: Mapping[str, StateDict]) ->
 
 
 def _take(
-    optimizer: TorchOptimizer, given: Mapping[str, StateDict], state: Any, own: "_Own"
+    optimizer: "TorchOptimizer", given: Mapping[str, StateDict], state: Any, own: "_Own"
 ) -> None:
     """Take what is given; what ML-Agents does not save is `own` unless that is given, too."""
     actor = optimizer.policy.actor
@@ -125,7 +127,7 @@ class _Own(NamedTuple):
     cloning: PyTree
 
 
-def _own(optimizer: TorchOptimizer) -> _Own:
+def _own(optimizer: "TorchOptimizer") -> _Own:
     state, cloning = optimizer.state, optimizer.bc_module
     return _Own(
         opt=state.opt,
@@ -200,13 +202,13 @@ def _signal_state(name: str, provider: Any, given: Mapping[str, StateDict]) -> P
 # --- as PyTorch sees it ---------------------------------------------------------------------
 
 
-def views(optimizer: TorchOptimizer) -> dict[str, View]:
+def views(optimizer: "TorchOptimizer") -> dict[str, View]:
     """Give each module but the policy's as something that can be saved and loaded by itself."""
     names = [name for name in export_modules(optimizer) if name not in (layout.POLICY, STEP)]
     return {name: _view(optimizer, name) for name in names}
 
 
-def _view(optimizer: TorchOptimizer, name: str) -> View:
+def _view(optimizer: "TorchOptimizer", name: str) -> View:
     def state_dict() -> dict[str, Any]:
         return export_modules(optimizer)[name]
 

@@ -4,14 +4,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from optinfra import lift, random, tree
-from optinfra.lift.epochs import unlifted
-from optinfra.mlagents import layout
-from optinfra.mlagents.actor import Held, critic_pass
+from optinfra import lift, random
+from optinfra.mlagents import exchange, layout
+from optinfra.mlagents.actor import Held
 from optinfra.mlagents.cloning import BCModule
 from optinfra.mlagents.columns import Reader
 from optinfra.mlagents.fields import AgentBufferField
@@ -22,15 +20,12 @@ from optinfra.mlagents.providers import (
     ExtrinsicRewardProvider,
     create_reward_provider,
 )
+from optinfra.mlagents.valuing import Asked, Critic, NextValues, Valued, Valuer, Values
 from optinfra.settings import OptinfraSettings, RewardSignals, TrainerSettings
+from optinfra.train.build import CLONING_EPOCHS
 from optinfra.train.learners import learner
 from optinfra.train.names import tag, tagged
-from optinfra.types import Memories, PyTree, Trajectory, TrajectoryValues
-
-PADDING = 64  # rows of which a compiled critic is given a multiple
-CLONING_EPOCHS = 3  # ML-Agents' number where the settings give none
-Values = dict[str, np.ndarray]
-NextValues = dict[str, float]
+from optinfra.types import PyTree
 
 
 class Optimizer(ABC):
@@ -68,28 +63,28 @@ class TorchOptimizer(Optimizer):
         self.hyperparameters = self.trainer_settings.hyperparameters
         self._require_fit()
         self.bc_module: BCModule | None = None
-        self.critic_memory_dict: dict[str, Tensor] = {}  # [1, 1, M] by agent that lives
         self.create_reward_signals(self.trainer_settings.reward_signals)
+        ignore_done = [name for name, one in self.reward_signals.items() if one.ignore_done]
         self._learner = learner(
             policy.actor.spec,
             self.trainer_settings,
             OptinfraSettings(),
-            ignore_done=[name for name, one in self.reward_signals.items() if one.ignore_done],
+            ignore_done=ignore_done,
         )
-        stage = lift.compiled if compiled else unlifted
-        self._update = stage(self._learner.update)
-        # Compiled, a small critic takes longer to be called than to run; that of a group does not.
-        grouped = self.trainer_settings.trainer_type == "poca"
-        self._padding = PADDING if compiled and grouped and not self._remembers() else 1
-        self._value = self._learner.trajectory_values
-        if self._padding > 1:
-            self._value = stage(self._value)
+        self._update = lift.compiled(self._learner.update) if compiled else self._learner.update
         memory = self.trainer_settings.network_settings.memory
         self._reader = Reader(
             policy.actor.spec,
             self.reward_signals,
             sequence_length=memory.sequence_length if memory else None,
             memories=self._learner.memories,
+        )
+        self._valuer = Valuer(
+            self._learner,
+            self._reader,
+            ignore_done=ignore_done,
+            grouped=self.trainer_settings.trainer_type == "poca",
+            stage=lift.compiled if compiled else None,
         )
         self.state = self.beginning = self._begun()
         if self.trainer_settings.behavioral_cloning is not None:
@@ -230,9 +225,17 @@ class TorchOptimizer(Optimizer):
     # --- valuing ----------------------------------------------------------------------------
 
     @property
-    def critic(self) -> "Critic":
+    def critic(self) -> Critic:
         """What tells values."""
-        return Critic(self)
+        name = layout.VALUE if self.trainer_settings.trainer_type == "sac" else layout.CRITIC
+        return Critic(
+            self._learner, lambda: self.params, lambda: self.get_modules()[name].state_dict()
+        )
+
+    @property
+    def critic_memory_dict(self) -> dict[str, Tensor]:
+        """What the critic remembers, `[1, 1, M]` by agent that lives."""
+        return self._valuer.memories
 
     def get_trajectory_value_estimates(
         self,
@@ -262,110 +265,15 @@ class TorchOptimizer(Optimizer):
         Raises:
           ValueError: a column is missing, or of another length or shape.
         """
-        out, length = self._valued(batch, next_obs, (), done, agent_id, interrupted)
-        values, following = _told(out.values), _numbers(out.bootstrap)
-        return values, following, self._memory_field(out.memories, length)
+        out = self._valued(Asked(batch, next_obs, (), bool(done), agent_id, interrupted))
+        return out.values, out.following, out.memories[0]
 
-    def _valued(
-        self,
-        batch: Mapping[Any, Any],
-        next_obs: Sequence[Any],
-        next_mates: Sequence[Sequence[Any]],
-        done: bool,
-        agent_id: str,
-        interrupted: bool,
-    ) -> tuple[TrajectoryValues, int]:
-        columns = self._reader.columns(batch)
-        spec = self.policy.actor.spec
-        obs = tuple(columns.tensor(f"obs:{i}", shape) for i, shape in enumerate(spec.obs))
-        length = len(obs[0])
-        following = _followed("next_obs", next_obs, spec.obs)
-        zeros = self._learner.memories((1,)).critic
-        memory: PyTree = ()
-        if isinstance(zeros, Tensor):
-            memory = self._remembered(agent_id, zeros)
-        elif self.trainer_settings.trainer_type != "poca":
-            return self._valued_at_once(obs, following, done), length
-        one = Trajectory(tuple(x[:, None] for x in obs), memory, (), (), ())
-        one = self._padded(self._with_mates(one, columns, next_mates))
-        out: TrajectoryValues = self._value(self.params, one, following, torch.tensor([bool(done)]))
-        if self._padding > 1:
-            values, baselines = tree.map(lambda x: x[:length], (out.values, out.baselines))
-            out = out._replace(values=values, baselines=baselines)
-        over = done or interrupted or self._cut(columns)
-        self._remember(agent_id, None if over else out.final_memory)
-        return out, length
-
-    def _padded(self, one: Trajectory) -> Trajectory:
-        """Add rows where nothing connects them, so that few lengths are compiled for."""
-        missing = -len(one.obs[0]) % self._padding
-        if not missing:
-            return one
-
-        def longer(x: Tensor) -> Tensor:
-            return torch.cat([x, x[:1].expand(missing, *x.shape[1:])])
-
-        obs, mates = tree.map(longer, (one.obs, one.mates))
-        return one._replace(obs=obs, mates=mates)
-
-    def _remembers(self) -> bool:
-        return self.trainer_settings.network_settings.memory is not None
-
-    def _valued_at_once(
-        self, obs: tuple[Tensor, ...], following: tuple[Tensor, ...], done: bool
-    ) -> TrajectoryValues:
-        """Value steps that nothing connects, and what followed them, as so many rows."""
-        length = len(obs[0])
-        rows = tuple(torch.cat([x, last]) for x, last in zip(obs, following))
-        with torch.no_grad():
-            values = self._learner.values(self.params, rows)
-        ends = {name: done and not one.ignore_done for name, one in self.reward_signals.items()}
-        return TrajectoryValues(
-            values={name: x[:length, None] for name, x in values.items()},
-            bootstrap={
-                name: torch.zeros(1) if ends[name] else x[length : length + 1]
-                for name, x in values.items()
-            },
-            memories=(),
-            final_memory=(),
-        )
-
-    def _with_mates(self, one: Trajectory, columns: Any, next_mates: Any) -> Trajectory:
-        del columns, next_mates
-        return one
-
-    @staticmethod
-    def _cut(columns: Any) -> bool:
-        return columns.has("done") and bool(columns.array("done")[-1])
-
-    def _remembered(self, agent_id: str, zeros: Tensor) -> Tensor:
-        memory = self.critic_memory_dict.get(agent_id)
-        if memory is None:
-            return zeros
-        if memory.numel() != zeros.numel():
-            raise ValueError(
-                f"`critic_memory_dict[{agent_id!r}]` must have shape "
-                f"{[1, 1, zeros.shape[-1]]}, got {list(memory.shape)}."
-            )
-        return memory.reshape(zeros.shape)
-
-    def _remember(self, agent_id: str, memory: PyTree) -> None:
-        if isinstance(memory, Tensor):
-            self.critic_memory_dict[agent_id] = memory[None]
-        else:
-            self.critic_memory_dict.pop(agent_id, None)
+    def _valued(self, asked: Asked) -> Valued:
+        return self._valuer.value(self.params, asked)
 
     def end_episode(self, agent_id: str = "") -> None:
         """Forget what the critic remembers of an agent: what comes is another episode."""
         self.critic_memory_dict.pop(agent_id, None)
-
-    def _memory_field(self, memories: PyTree, length: int) -> AgentBufferField | None:
-        """Lay out for each step what its sequence starts with."""
-        if not isinstance(memories, Tensor):
-            return None
-        sequence = self._reader.sequence_length or 1
-        each = memories[:, 0].repeat_interleave(sequence, 0)[:length]
-        return AgentBufferField(each.cpu().numpy())
 
     # --- what a checkpoint holds ------------------------------------------------------------
 
@@ -385,9 +293,7 @@ class TorchOptimizer(Optimizer):
 
         Each has `state_dict()` and `load_state_dict(…)`.
         """
-        from optinfra.mlagents.exchange import views
-
-        return views(self)
+        return exchange.views(self)
 
 
 class TorchPPOOptimizer(TorchOptimizer):
@@ -417,19 +323,6 @@ class TorchPOCAOptimizer(TorchOptimizer):
         """What the baselines remember, `[1, 1, M]` by agent that lives."""
         return {agent: x.chunk(2, -1)[1] for agent, x in self.critic_memory_dict.items()}
 
-    def _with_mates(self, one: Trajectory, columns: Any, next_mates: Any) -> Trajectory:
-        spec = self.policy.actor.spec
-        mates = tree.map(lambda x: x[:, None], self._reader.mates(columns))
-        seen = [_followed("next_groupmate_obs", mate, spec.obs) for mate in next_mates]
-        slots = [
-            np.concatenate([np.zeros((0, *shape), np.float32), *(mate[i] for mate in seen)])
-            for i, shape in enumerate(spec.obs)
-        ]
-        later = self._reader.mates(
-            self._reader.columns(_following(slots), rows=1), prefix="next_group_obs"
-        )
-        return one._replace(mates=mates, next_mates=later)
-
     def get_trajectory_and_baseline_value_estimates(
         self,
         batch: Mapping[Any, Any],
@@ -457,105 +350,7 @@ class TorchPOCAOptimizer(TorchOptimizer):
         Raises:
           ValueError: a column is missing, or of another length or shape.
         """
-        out, length = self._valued(batch, next_obs, next_groupmate_obs, done, agent_id, interrupted)
-        memories: tuple[PyTree, ...] = ((), ())
-        if isinstance(out.memories, Tensor):
-            memories = out.memories.chunk(2, -1)
-        return (
-            _told(out.values),
-            _told(out.baselines),
-            _numbers(out.bootstrap),
-            self._memory_field(memories[0], length),
-            self._memory_field(memories[1], length),
-        )
-
-    def get_trajectory_value_estimates(
-        self,
-        batch: Mapping[Any, Any],
-        next_obs: Sequence[Any],
-        done: bool,
-        agent_id: str = "",
-        *,
-        interrupted: bool = False,
-    ) -> tuple[Values, NextValues, AgentBufferField | None]:
-        """Value one agent's trajectory; see `TorchOptimizer`. Of what follows no mate is known."""
-        values, _, following, memories, _ = self.get_trajectory_and_baseline_value_estimates(
-            batch, next_obs, [], done, agent_id, interrupted=interrupted
-        )
-        return values, following, memories
-
-
-class Critic:
-    """What tells values, by the weights that its optimizer has at the moment.
-
-    Args:
-      optimizer: whose.
-    """
-
-    def __init__(self, optimizer: TorchOptimizer) -> None:
-        self._optimizer = optimizer
-
-    @property
-    def memory_size(self) -> int:
-        """M, numbers that one critic remembers; 0 without a memory."""
-        zeros: Memories = self._optimizer._learner.memories((1,))
-        return zeros.actor.shape[-1] if isinstance(zeros.critic, Tensor) else 0
-
-    def critic_pass(
-        self,
-        inputs: Sequence[Tensor],
-        memories: Tensor | None = None,
-        sequence_length: int = 1,
-    ) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Tell values.
-
-        Args:
-          inputs: observations `[rows, *shape]`, one sequence after another.
-          memories: `[1, rows / S, M]`, what each sequence begins with; zeros unless given.
-          sequence_length: S.
-
-        Returns:
-          Values `[rows]` by stream, and what is remembered after each sequence.
-
-        Raises:
-          ValueError: a shape disagrees.
-        """
-        own = self._optimizer
-        obs = tuple(torch.as_tensor(x, dtype=torch.float32) for x in inputs)
-        return critic_pass(own._learner, own.params, obs, memories, sequence_length)
-
-    def update_normalization(self, buffer: Mapping[Any, Any]) -> None:
-        """Do nothing: policy and critic share one normaliser, which the actor keeps."""
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Give its parameters by ML-Agents' names."""
-        name = layout.VALUE if self._optimizer.trainer_type == "sac" else layout.CRITIC
-        held: dict[str, Tensor] = self._optimizer.get_modules()[name].state_dict()
-        return held
-
-
-def _told(values: Mapping[str, Tensor]) -> Values:
-    return {name: x[:, 0].cpu().numpy() for name, x in values.items()}
-
-
-def _numbers(values: Mapping[str, Tensor]) -> NextValues:
-    return {name: float(x[0]) for name, x in values.items()}
-
-
-def _followed(
-    name: str, seen: Sequence[Any], shapes: Sequence[tuple[int, ...]]
-) -> tuple[Tensor, ...]:
-    """Read what one agent observed after the last step, `[1, *shape]` each."""
-    arrays = [np.asarray(x, np.float32) for x in seen]
-    got = [x.shape for x in arrays]
-    if got not in (list(shapes), [(1, *shape) for shape in shapes]):
-        expected, found = ([list(shape) for shape in x] for x in (shapes, got))
-        raise ValueError(f"`{name}` must have the shapes {expected}, got {found}.")
-    return tuple(torch.tensor(x).reshape(1, *shape) for x, shape in zip(arrays, shapes))
-
-
-def _following(slots: list[np.ndarray]) -> Any:
-    """Lay out the mates of one step as a buffer has them."""
-    from optinfra.mlagents.keys import ObservationKeyPrefix
-
-    return {(ObservationKeyPrefix.NEXT_GROUP_OBSERVATION, i): x[None] for i, x in enumerate(slots)}
+        asked = Asked(batch, next_obs, next_groupmate_obs, bool(done), agent_id, interrupted)
+        out = self._valued(asked)
+        value_memories, baseline_memories = out.memories
+        return out.values, out.baselines, out.following, value_memories, baseline_memories
