@@ -13,9 +13,11 @@ import numpy as np
 import torch
 
 from optinfra.mlagents import export_modules
-from optinfra.mlagents.keys import BufferKey
+from optinfra.mlagents.keys import BufferKey, key_of
 from optinfra.mlagents.optimizer import TorchOptimizer
-from optinfra.mlagents.plugin import trainers
+from optinfra.mlagents.plugin.learning import Learning
+from optinfra.mlagents.plugin.off_policy import SACTrainer
+from optinfra.mlagents.plugin.on_policy import OnPolicy
 from optinfra.mlagents.valuing import Valuer
 from tests import mlagents_world
 
@@ -56,7 +58,7 @@ def watched(facts):
         return out
 
     Valuer.value = valued
-    standardize = trainers.OnPolicy._standardize
+    standardize = OnPolicy._standardize
 
     def standardized(self, buffer):
         standardize(self, buffer)
@@ -66,8 +68,8 @@ def watched(facts):
         told = [valid.mean(), valid.std(), np.abs(rest).max(initial=0), len(rest)]
         facts["advantages"].append([float(x) for x in told])
 
-    trainers.OnPolicy._standardize = standardized
-    executed = trainers.Learning._as_executed
+    OnPolicy._standardize = standardized
+    executed = Learning._as_executed
 
     def as_executed(self, buffer):
         seen = executed(self, buffer)
@@ -77,16 +79,16 @@ def watched(facts):
             facts["actions"].append([float(x) for x in told])
         return seen
 
-    trainers.Learning._as_executed = as_executed
-    process = trainers.SACTrainer._process_trajectory
+    Learning._as_executed = as_executed
+    process = SACTrainer._process_trajectory
 
     def processed(self, trajectory):
         held = self.update_buffer.num_experiences
         process(self, trajectory)
         if trajectory.interrupted and self.update_buffer.num_experiences > held:
             row = held + len(trajectory.steps) - 1
-            followed = np.asarray(self.update_buffer[trainers.key_of("next_obs:0")])[row]
-            own = np.asarray(self.update_buffer[trainers.key_of("obs:0")])[row]
+            followed = np.asarray(self.update_buffer[key_of("next_obs:0")])[row]
+            own = np.asarray(self.update_buffer[key_of("obs:0")])[row]
             done = np.asarray(self.update_buffer[BufferKey.DONE])[row]
             facts["cut_rows"] += 1
             facts["cuts"].append([
@@ -95,7 +97,7 @@ def watched(facts):
             ])  # fmt: skip
         facts["lengths"].append(self.update_buffer.num_experiences)
 
-    trainers.SACTrainer._process_trajectory = processed
+    SACTrainer._process_trajectory = processed
     learn = TorchOptimizer.learn
 
     def learnt(self, batch):
@@ -142,14 +144,14 @@ def main(kind, folder):
 
     first = mlagents_world.run(asked, watch)
     facts |= {"first": first, "calls": list(facts["calls"]), "episodes": len(facts["calls"])}
-    add_policy = trainers.Learning.add_policy
+    add_policy = Learning.add_policy
 
     def added(self, *arguments):
         add_policy(self, *arguments)
         facts["resumed"] = watch(self)
         facts["resumed_step"] = int(self.get_step)
 
-    trainers.Learning.add_policy = added
+    Learning.add_policy = added
     calls = facts.pop("calls")
     facts["calls"] = []
     second = mlagents_world.run(
