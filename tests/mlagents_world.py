@@ -198,9 +198,39 @@ def run_options(asked):
     return RunOptions.from_dict({"behaviors": {NAME: behavior}})
 
 
+def begin_as_upstream(kind):
+    """Let the plugin's critics begin with the weights, and after the draws, of ML-Agents' own.
+
+    What then differs between curves is how they learn. By themselves, seeds differ by more.
+    """
+    from mlagents.trainers.poca.optimizer_torch import TorchPOCAOptimizer
+    from mlagents.trainers.ppo.optimizer_torch import TorchPPOOptimizer
+    from mlagents.trainers.sac.optimizer_torch import TorchSACOptimizer
+
+    from optinfra.mlagents import import_modules
+    from optinfra.mlagents.plugin.learning import Learning
+
+    upstream = {"ppo": TorchPPOOptimizer, "sac": TorchSACOptimizer, "poca": TorchPOCAOptimizer}
+    create_optimizer = Learning.create_optimizer
+
+    def created(self):
+        bridge = create_optimizer(self)
+        theirs = upstream[kind](self.policy, self.trainer_settings).get_modules()
+        weights = {
+            name: module.state_dict() for name, module in theirs.items()
+            if hasattr(module, "parameters")
+        }  # fmt: skip
+        import_modules(bridge.own, weights | {"Policy": self.policy.actor.state_dict()})
+        return bridge
+
+    Learning.create_optimizer = created
+
+
 def run(asked, watch=None):
     """Train as `mlagents-learn` does, in one process."""
     options = run_options(asked)
+    if asked.get("upstream_start") and asked["trainer_type"].startswith("optinfra_"):
+        begin_as_upstream(asked["trainer_type"].removeprefix("optinfra_"))
     told = Told()
     StatsReporter.writers.clear()
     StatsReporter.writers.append(told)

@@ -146,10 +146,10 @@ STEPS = {("ppo", False): 9000, ("ppo", True): 14000, ("sac", False): 4000, ("sac
 @pytest.mark.thorough
 @pytest.mark.parametrize(("kind", "continuous", "memory"), MATRIX)
 def test_ml_agents_loop_learns_with_the_plugin(tmp_path, kind, continuous, memory):
-    """And upstream's own trainer, beside it on the same world, learns no better."""
+    """And upstream's own trainer, with the same weights on the same world, learns no better."""
     asked = {
         "continuous": continuous, "memory": memory, "groups": kind == "poca",
-        "steps": STEPS[kind, memory],
+        "steps": STEPS[kind, memory], "upstream_start": True,
     }  # fmt: skip
     curves = {}
     for name in (f"optinfra_{kind}", kind):
@@ -157,7 +157,7 @@ def test_ml_agents_loop_learns_with_the_plugin(tmp_path, kind, continuous, memor
         curves[name] = told("tests.mlagents_world", json.dumps(given))["curve"]
     ours = curves[f"optinfra_{kind}"]
     assert ours[0][1] < 0.5 and ours[-1][1] > SOLVED, curves
-    assert mean_of(ours) > mean_of(curves[kind]) - 0.15, curves
+    assert mean_of(ours) > mean_of(curves[kind]) - 0.1, curves
 
 
 def mean_of(curve):

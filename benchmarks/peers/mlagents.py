@@ -100,14 +100,7 @@ def sac_trajectory_values(
 ) -> Callable[[], Any]:
     """Value one trajectory of each agent, under its own id."""
     optimizer = sac_optimizer(steps, obs, actions, units, memory, sequence)
-    buffers = [minibatch(steps, obs, actions, memory) for _ in range(agents)]
-    following = [np.zeros(obs, np.float32)]
-
-    def call() -> None:
-        for agent, buffer in enumerate(buffers):
-            optimizer.get_trajectory_value_estimates(buffer, following, False, str(agent))
-
-    return call
+    return valuing(optimizer, [minibatch(steps, obs, actions, memory) for _ in range(agents)], obs)
 
 
 def trajectory_values(
@@ -115,7 +108,11 @@ def trajectory_values(
 ) -> Callable[[], Any]:
     """Value one trajectory of each agent, under its own id."""
     optimizer = ppo_optimizer(steps, behavior(obs, actions), units, memory, sequence)
-    buffers = [minibatch(steps, obs, actions, memory) for _ in range(agents)]
+    return valuing(optimizer, [minibatch(steps, obs, actions, memory) for _ in range(agents)], obs)
+
+
+def valuing(optimizer: Any, buffers: list[AgentBuffer], obs: int) -> Callable[[], Any]:
+    """Value trajectories one after another, each under an id of its own."""
     following = [np.zeros(obs, np.float32)]
 
     def call() -> None:
