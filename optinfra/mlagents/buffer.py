@@ -18,13 +18,15 @@ class AgentBuffer(MutableMapping[AgentBufferKey, AgentBufferField]):
     leaves the buffer as it was.
 
     Args:
-      seed: of the draws of `shuffle` and `sample_mini_batch`; None draws one. The global
-        generator of numpy is left alone.
+      seed: of `generator`; None draws one.
+
+    Attributes:
+      generator: what `shuffle` and `sample_mini_batch` draw by. numpy's global one is left alone.
     """
 
     def __init__(self, seed: int | None = None) -> None:
         self._columns: dict[str, AgentBufferField] = {}
-        self._random = np.random.default_rng(seed)
+        self.generator = np.random.default_rng(seed)
 
     def __getitem__(self, key: Any) -> AgentBufferField:
         """Find a column."""
@@ -117,7 +119,7 @@ class AgentBuffer(MutableMapping[AgentBufferKey, AgentBufferField]):
         if not keys or not self.check_length(keys):
             raise BufferException("expected columns of one length to shuffle.")
         count = len(self[keys[0]]) // sequence_length
-        order = self._random.permutation(count)
+        order = self.generator.permutation(count)
         rows = _rows_of(order, sequence_length)
         for key in keys:
             self[key]._keep(rows)
@@ -142,12 +144,12 @@ class AgentBuffer(MutableMapping[AgentBufferKey, AgentBufferField]):
                 f"`sequence_length` must be at most {self.num_experiences}, the rows there are, "
                 f"got {sequence_length}."
             )
-        drawn = self._random.integers(0, there, batch_size // sequence_length)
+        drawn = self.generator.integers(0, there, batch_size // sequence_length)
         rows = _rows_of(drawn, sequence_length)
         return self._from(lambda field: field._taken(rows))
 
     def _from(self, change: Any) -> "AgentBuffer":
-        batch = AgentBuffer(seed=int(self._random.integers(2**31)))
+        batch = AgentBuffer(seed=int(self.generator.integers(2**31)))
         for text, field in self._columns.items():
             batch._columns[text] = change(field)
         return batch

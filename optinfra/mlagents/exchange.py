@@ -149,7 +149,7 @@ def _read_own(like: _Own, given: StateDict) -> _Own:
             raise ValueError(f"{OWN}: {name} must have shape {list(x.shape)}, got {got}.")
     unknown = sorted(set(given) - set(expected))
     if unknown:
-        raise ValueError(f"{OWN} has {unknown[0]}, which the settings ask for nothing such for.")
+        raise ValueError(f"{OWN} has {unknown[0]}, and nothing of the settings keeps that.")
     copies = [given[name].detach().to(x, copy=True) for name, x in expected.items()]
     whole: _Own = tree.unflatten(like, copies)
     return whole

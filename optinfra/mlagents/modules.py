@@ -126,7 +126,7 @@ def _require_known(name: str, parts: Sequence[Module], theirs: StateDict) -> Non
     for each in theirs:
         other = each in OTHERS or each.startswith(aliases) or ".normalizer." in each
         if each not in known and not other:
-            raise ValueError(f"{name} has {each}, which the settings ask for no such network for.")
+            raise ValueError(f"{name} has {each}, and no network of the settings has such weights.")
 
 
 def _weights(module: Module, theirs: StateDict, like: Params) -> Params:

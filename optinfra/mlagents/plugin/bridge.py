@@ -61,7 +61,6 @@ class Bridge(UpstreamOptimizer):
         self.bc_module = self.own.bc_module
         self._trainer = trainer
         self._loaded: dict[str, StateDict] = {}
-        self._saved: tuple[Any, dict[str, dict[str, Any]]] = (None, {})
 
     @property
     def critic(self) -> Critic:
@@ -118,15 +117,7 @@ class Bridge(UpstreamOptimizer):
         return views
 
     def _view(self, name: str) -> View:
-        return View(lambda: self._export()[name], lambda given: self._keep(name, given))
-
-    def _export(self) -> dict[str, dict[str, Any]]:
-        """Export once for all modules of one save."""
-        now = (self.own.state, *(one.state for one in self.reward_signals.values()))
-        before = self._saved[0]
-        if before is None or any(a is not b for a, b in zip(before, now)):
-            self._saved = (now, export_modules(self.own))
-        return self._saved[1]
+        return View(lambda: export_modules(self.own)[name], lambda given: self._keep(name, given))
 
     def _keep(self, name: str, given: StateDict) -> None:
         """Keep what was loaded until all of it is there."""

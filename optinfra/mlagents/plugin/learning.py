@@ -127,7 +127,7 @@ class Learning:
         me: Any = self
         saved: dict[str, Any] = {name: int(getattr(self, name)) for name in self.counters}
         saved["key"] = self._key.clone()
-        saved["generator"] = json.dumps(me.update_buffer._random.bit_generator.state)
+        saved["generator"] = json.dumps(me.update_buffer.generator.bit_generator.state)
         for key in me.update_buffer if self.keeps_buffer else ():
             field = me.update_buffer[key]
             if len(field):
@@ -141,7 +141,7 @@ class Learning:
     def _load_state_dict(self, saved: StateDict) -> None:
         me: Any = self
         buffer = AgentBuffer()
-        buffer._random.bit_generator.state = json.loads(saved["generator"])
+        buffer.generator.bit_generator.state = json.loads(saved["generator"])
         for name in (name for name in saved if name.startswith(COLUMN)):
             text = name.removeprefix(COLUMN)
             rows, counts = saved[name].numpy(), saved.get(COUNTS + text)
@@ -156,4 +156,4 @@ class Learning:
         if self.keeps_buffer:
             me.update_buffer = buffer
         else:
-            me.update_buffer._random = buffer._random
+            me.update_buffer.generator = buffer.generator
