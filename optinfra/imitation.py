@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
 
 from optinfra import tree
 from optinfra.check import require_dtype, require_leading, require_number
+from optinfra.gradients import grad_and_value
 from optinfra.losses import masked_mean
 from optinfra.schedules import constant
 from optinfra.transforms import raveled, scale_by_adam, skip_nonfinite

@@ -10,7 +10,7 @@ import pytest
 FLOORS = [  # a floor may import only floors above it in this list
     {"version"},
     {"types", "tree", "random", "check"},
-    {"returns", "losses", "distributions", "schedules", "moments", "networks"},
+    {"returns", "losses", "distributions", "schedules", "moments", "networks", "gradients"},
     {"transforms", "memory", "replay", "rollout", "sequences"},
     {"signals", "imitation", "values"},
     {"learners"},

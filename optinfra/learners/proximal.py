@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
 
 from optinfra import tree
 from optinfra.check import require_number
 from optinfra.distributions import mask_logits
+from optinfra.gradients import grad_and_value
 from optinfra.learners.acting import Acting
 from optinfra.learners.batch import PPOBatch, live_rows
 from optinfra.losses import (

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
 
 from optinfra import moments, random, tree
 from optinfra.check import require_integer, require_number
@@ -16,6 +15,7 @@ from optinfra.distributions import (
     mask_logits,
     squashed,
 )
+from optinfra.gradients import grad_and_value
 from optinfra.learners import soft_losses, soft_targets
 from optinfra.learners.acting import (
     Acting,

@@ -5,10 +5,10 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
 
 from optinfra import moments, tree
 from optinfra.check import require_integer, require_number
+from optinfra.gradients import grad_and_value
 from optinfra.moments import Moments, Running
 from optinfra.transforms import raveled, scale_by_adam, skip_nonfinite
 from optinfra.types import Obs, Params, PyTree, Spec, Transform
