@@ -25,7 +25,12 @@ REDUCED = {  # what notebooks read at their top
     "05_groups.ipynb": ("NOTEBOOK_ITERATIONS", "1"),
     "06_from_mlagents.ipynb": ("NOTEBOOK_ROUNDS", "2"),
 }
-LONG = ("03_many_agents.ipynb", "04_rewards_and_demos.ipynb")  # however much they are reduced
+LONG = (  # however much they are reduced
+    "02_memory_by_property.ipynb",
+    "03_many_agents.ipynb",
+    "04_rewards_and_demos.ipynb",
+    "05_groups.ipynb",
+)
 LONGEST = 300  # seconds of a reduced notebook's cell, on a machine that is busy with others
 HOME = r"/(?:home|Users|root|tmp|work|usr|opt|var|private)/|[A-Z]:\\"  # beginnings of paths
 COMMANDS = (

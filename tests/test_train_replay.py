@@ -234,7 +234,10 @@ def assert_the_same_end(folder, whole):
     assert replay_of(folder) == replay_of(whole)
 
 
-@pytest.mark.parametrize("moment", range(8))
+@pytest.mark.parametrize(
+    "moment",
+    [pytest.param(i, marks=[pytest.mark.thorough] * (i > 3)) for i in range(8)],
+)
 def test_a_run_goes_on_bit_for_bit_wherever_ctrl_c_hit_it(tmp_path, whole, moment):
     folder, lines = whole
     at = random.Random(moment).randint(100, lines)
