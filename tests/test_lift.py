@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from optinfra import moments, random, tree
 from optinfra.iteration import iteration
 from optinfra.learners import ppo
-from optinfra.lift import compiled, ensemble, epochs, members
+from optinfra.lift import TooManyShapesError, compiled, ensemble, epochs, members
 from optinfra.signals import extrinsic
 from optinfra.types import Learner
 from tests import examples
@@ -399,7 +399,7 @@ def test_a_missing_compiler_is_recognised_behind_other_errors(monkeypatch):
 
 def test_too_many_shapes_are_refused_by_a_sentence_that_says_what_to_do():
     double = compiled(lambda x: 2 * x)
-    refused = pytest.raises(RuntimeError, match=r"shapes or strides: .* `tree\.row_major`")
+    refused = pytest.raises(TooManyShapesError, match=r"shapes or strides: .* `tree\.row_major`")
     with refused, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for size in range(1, 20):

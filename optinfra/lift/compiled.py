@@ -49,6 +49,10 @@ def options() -> dict[str, Any]:
     return keywords
 
 
+class TooManyShapesError(RuntimeError):
+    """A function would have to be compiled for more shapes than torch is ready for."""
+
+
 def compiled(functions: Functions) -> Functions:
     """Compile a pure function, or each function of a NamedTuple such as a Learner.
 
@@ -60,7 +64,7 @@ def compiled(functions: Functions) -> Functions:
     and one warning says so.
 
     Raises:
-      RuntimeError: from a function, its arguments came in more shapes or strides than torch
+      TooManyShapesError: from a function, its arguments came in more shapes or strides than torch
         is ready to compile for (8 unless told otherwise).
 
     Args:
@@ -89,7 +93,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return fast(*arguments)
         except FailOnRecompileLimitHit as error:
-            raise RuntimeError(TOO_MANY_SHAPES) from error
+            raise TooManyShapesError(TOO_MANY_SHAPES) from error
         except RuntimeError as error:
             if not _is_missing_compiler(error):
                 raise

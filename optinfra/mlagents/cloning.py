@@ -86,7 +86,7 @@ class BCModule:
         )
         expert: Transitions = reader.transitions(buffer)
         if length is not None:
-            expert = reader._as_sequences(reader.columns(buffer, len(expert.mask)), expert)
+            expert = reader.as_sequences(reader.columns(buffer, len(expert.mask)), expert)
         self._buffer, self._rows = buffer, expert
         self._epochs: Imitation = lift.cloning_epochs(
             self._cloning,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from optinfra import tree
 from optinfra.learners import PPOBatch, SACBatch
+from optinfra.mlagents import compiling
 from optinfra.mlagents.buffer import AgentBuffer
 from optinfra.mlagents.fields import AgentBufferField
 from optinfra.mlagents.keys import BufferKey, text_of
@@ -144,6 +145,7 @@ class Reader:
       spec: of the agents.
       sequence_length: S where there is a memory, else 1.
       memories: `(rows) -> Memories` of zeros; see `Learner.memories`.
+      spread: whether mates are laid out in few numbers of places, for what is compiled for each.
       streams: of the values.
       device: of the tensors.
     """
@@ -155,10 +157,12 @@ class Reader:
         *,
         sequence_length: int | None,
         memories: Callable[..., Memories],
+        spread: bool = False,
         device: Any = None,
     ) -> None:
         self.spec, self.streams = spec, tuple(streams)
         self.sequence_length, self.memories, self.device = sequence_length, memories, device
+        self._spreads = spread
         self.missing_memories = 0  # sequences that began with zeros for want of a column
 
     def columns(self, batch: Mapping[Any, Any], rows: int | None = None) -> Columns:
@@ -198,7 +202,7 @@ class Reader:
         if self.sequence_length is None:
             return rows
         memory = self._memories(columns)
-        cut = self._as_sequences(columns, rows)
+        cut = self.as_sequences(columns, rows)
         return cut._replace(memory=memory, reset=torch.zeros_like(cut.mask))
 
     def grouped(self, batch: Mapping[Any, Any]) -> PPOBatch:
@@ -211,7 +215,7 @@ class Reader:
         )
         if self.sequence_length is None:
             return extra
-        cut = self._as_sequences(columns, (extra.mates, extra.baselines))
+        cut = self.as_sequences(columns, (extra.mates, extra.baselines))
         return rows._replace(mates=cut[0], baselines=cut[1])
 
     def soft(self, batch: Mapping[Any, Any], gammas: Mapping[str, float]) -> SACBatch:
@@ -234,7 +238,7 @@ class Reader:
         if self.sequence_length is None:
             return rows
         memory = self._memories(columns)
-        return self._as_sequences(columns, rows)._replace(memory=memory)
+        return self.as_sequences(columns, rows)._replace(memory=memory)
 
     def transitions(self, batch: Mapping[Any, Any], *, whole: bool = False) -> Transitions:
         """Read what reward signals see. What they do not all need is blank where it is missing.
@@ -282,7 +286,8 @@ class Reader:
             for key, width in zip(keys, (action.continuous, len(action.branches)))
         )
         seen = tuple(self._tensor(x) for x in obs)
-        return Mates(seen, Action(continuous, discrete.long()), self._tensor(present))
+        mates = Mates(seen, Action(continuous, discrete.long()), self._tensor(present))
+        return compiling.spread(mates) if self._spreads else mates
 
     def _mates_action(
         self,
@@ -344,7 +349,8 @@ class Reader:
             return columns.tensor(name)
         return torch.zeros(columns.rows or 0, device=self.device)
 
-    def _as_sequences(self, columns: Columns, rows: PyTree) -> Any:
+    def as_sequences(self, columns: Columns, rows: PyTree) -> Any:
+        """Cut rows `[rows, …]` of the columns into sequences `[rows / S, S, …]`."""
         length = self.sequence_length or 1
         self._sequences(columns)
         return tree.map(lambda x: x.unflatten(0, (-1, length)), rows)

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from optinfra import lift, random
-from optinfra.mlagents import exchange, layout
+from optinfra import random
+from optinfra.mlagents import compiling, exchange, layout
 from optinfra.mlagents.actor import Held
 from optinfra.mlagents.cloning import BCModule
 from optinfra.mlagents.columns import Reader
@@ -46,7 +46,7 @@ class TorchOptimizer(Optimizer):
       policy: whose actor learns. It has its weights; the optimizer has all else.
       trainer_settings: ours or ML-Agents'. Its `trainer_type` says what learns: `ppo`, `sac` or
         `poca`.
-      compiled: whether updates are compiled; worth it from some thousands on.
+      compiled: whether updates are compiled, and values of groups; worth it from some thousands on.
 
     Raises:
       ValueError: the settings are out of range, are of another trainer than the class, or do
@@ -71,20 +71,22 @@ class TorchOptimizer(Optimizer):
             OptinfraSettings(),
             ignore_done=ignore_done,
         )
-        self._update = lift.compiled(self._learner.update) if compiled else self._learner.update
+        stage = compiling.compiled if compiled else None
+        self._update = stage(self._learner.update) if stage else self._learner.update
         memory = self.trainer_settings.network_settings.memory
         self._reader = Reader(
             policy.actor.spec,
             self.reward_signals,
             sequence_length=memory.sequence_length if memory else None,
             memories=self._learner.memories,
+            spread=compiled,
         )
         self._valuer = Valuer(
             self._learner,
             self._reader,
             ignore_done=ignore_done,
             grouped=self.trainer_settings.trainer_type == "poca",
-            stage=lift.compiled if compiled else None,
+            stage=stage,
         )
         self.state = self.beginning = self._begun()
         if self.trainer_settings.behavioral_cloning is not None:

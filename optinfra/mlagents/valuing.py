@@ -11,11 +11,11 @@ from optinfra import tree
 from optinfra.lift.epochs import Stage
 from optinfra.mlagents.actor import critic_pass
 from optinfra.mlagents.columns import Columns, Reader
+from optinfra.mlagents.compiling import longer
 from optinfra.mlagents.fields import AgentBufferField
 from optinfra.mlagents.keys import ObservationKeyPrefix
 from optinfra.types import Learner, Memories, PyTree, Trajectory, TrajectoryValues
 
-PADDING = 64  # rows of which a compiled critic is given a multiple
 Values = dict[str, np.ndarray]
 NextValues = dict[str, float]
 
@@ -64,9 +64,9 @@ class Valuer:
         self._learner, self._reader = learner, reader
         self._ignore_done, self._grouped = ignore_done, grouped
         self._remembers = reader.sequence_length is not None
-        self._value, self._padding = learner.trajectory_values, 1
+        self._value, self._staged = learner.trajectory_values, False
         if stage is not None and grouped and not self._remembers:
-            self._value, self._padding = stage(self._value), PADDING
+            self._value, self._staged = stage(self._value), True
         self.memories: dict[str, Tensor] = {}  # [1, 1, M] by agent that lives
 
     def value(self, params: Any, asked: Asked) -> Valued:
@@ -153,14 +153,15 @@ class Valuer:
 
     def _padded(self, one: Trajectory) -> Trajectory:
         """Add rows where nothing connects them, so that few lengths are compiled for."""
-        missing = -len(one.obs[0]) % self._padding
+        rows = len(one.obs[0])
+        missing = longer(rows) - rows if self._staged else 0
         if not missing:
             return one
 
-        def longer(x: Tensor) -> Tensor:
+        def filled(x: Tensor) -> Tensor:
             return torch.cat([x, x[:1].expand(missing, *x.shape[1:])])
 
-        obs, mates = tree.map(longer, (one.obs, one.mates))
+        obs, mates = tree.map(filled, (one.obs, one.mates))
         return one._replace(obs=obs, mates=mates)
 
     # --- what is remembered -----------------------------------------------------------------

@@ -7,6 +7,7 @@ import torch
 from mlagents.trainers.optimizer.torch_optimizer import TorchOptimizer as UpstreamOptimizer
 
 from optinfra.mlagents.actor import SharedActorCritic, SimpleActor
+from optinfra.mlagents.compiling import are_compiled
 from optinfra.mlagents.exchange import OWN, STEP, View, export_modules, import_modules
 from optinfra.mlagents.layout import POLICY
 from optinfra.mlagents.modules import StateDict
@@ -42,7 +43,6 @@ class Bridge(UpstreamOptimizer):
     def __init__(self, policy: Any, trainer_settings: Any, trainer: tuple[Save, Load]) -> None:
         # ML-Agents' own is not called: it would make networks and signals a second time.
         settings = settings_of(trainer_settings)
-        compiled = bool(getattr(trainer_settings.hyperparameters, "compiled", False))
         kind = settings.trainer_type
         given: dict[str, Any] = {}
         actor: type[SimpleActor] = SimpleActor
@@ -56,7 +56,7 @@ class Bridge(UpstreamOptimizer):
         )
         own.load_weights(policy.actor.state_dict())
         self.policy, self.trainer_settings = policy, trainer_settings
-        self.own = OPTIMIZERS[kind](own, settings, compiled=compiled)
+        self.own = OPTIMIZERS[kind](own, settings, compiled=are_compiled(trainer_settings))
         self.reward_signals = self.own.reward_signals
         self.bc_module = self.own.bc_module
         self._trainer = trainer

@@ -28,18 +28,18 @@ class Scheduled:
 class PPOSettings(Scheduled, UpstreamPPOSettings):
     """Hyperparameters of PPO."""
 
-    compiled: bool = False
+    compiled: bool | None = None
 
 
 @attr.s(auto_attribs=True)
 class POCASettings(Scheduled, UpstreamPOCASettings):
     """Hyperparameters of POCA."""
 
-    compiled: bool = False
+    compiled: bool | None = None
 
 
 @attr.s(auto_attribs=True)
 class SACSettings(UpstreamSACSettings):
     """Hyperparameters of SAC."""
 
-    compiled: bool = False
+    compiled: bool | None = None
