@@ -140,11 +140,13 @@ class TorchOptimizer(Optimizer):
 
     def _with_actor(self, state: Any) -> Any:
         """Let a state have the policy's weights, normaliser and step: there they are at home."""
+        steps = torch.tensor(self.policy.get_current_step())
+        return state._replace(params=self._params(state), steps=steps)
+
+    def _params(self, state: Any) -> Any:
         held = self.policy.actor.held
-        params = state.params._replace(
-            weights={**state.params.weights, **held.weights}, moments=held.moments
-        )
-        return state._replace(params=params, steps=torch.tensor(self.policy.get_current_step()))
+        weights = {**state.params.weights, **held.weights}
+        return state.params._replace(weights=weights, moments=held.moments)
 
     def adopt(self, state: Any) -> None:
         """Take another state, the policy its part of it."""
@@ -155,7 +157,7 @@ class TorchOptimizer(Optimizer):
     @property
     def params(self) -> Any:
         """All that valuing reads, the policy's weights among it."""
-        return self._with_actor(self.state).params
+        return self._params(self.state)
 
     @property
     def missing_memories(self) -> int:

@@ -202,12 +202,14 @@ def _observed(
     name: str, seen: Sequence[Any], shapes: Sequence[tuple[int, ...]]
 ) -> tuple[Tensor, ...]:
     """Read what one agent observed after the last step, `[1, *shape]` each."""
-    arrays = [np.asarray(x, np.float32) for x in seen]
-    got = [x.shape for x in arrays]
-    if got not in (list(shapes), [(1, *shape) for shape in shapes]):
-        expected, found = ([list(shape) for shape in x] for x in (shapes, got))
-        raise ValueError(f"`{name}` must have the shapes {expected}, got {found}.")
-    return tuple(torch.tensor(x).reshape(1, *shape) for x, shape in zip(arrays, shapes))
+    given = [torch.tensor(np.asarray(x, np.float32)) for x in seen]
+    got = [tuple(x.shape) for x in given]
+    if got == list(shapes):
+        return tuple(x[None] for x in given)
+    if got == [(1, *shape) for shape in shapes]:
+        return tuple(given)
+    expected, found = ([list(shape) for shape in x] for x in (shapes, got))
+    raise ValueError(f"`{name}` must have the shapes {expected}, got {found}.")
 
 
 class Critic:
