@@ -8,10 +8,12 @@ checkpoint, and prints one line of JSON.
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from optinfra.demos import Demonstrations, save
 from optinfra.mlagents import export_modules
 from optinfra.mlagents.keys import BufferKey, key_of
 from optinfra.mlagents.optimizer import TorchOptimizer
@@ -19,9 +21,11 @@ from optinfra.mlagents.plugin.learning import Learning
 from optinfra.mlagents.plugin.off_policy import SACTrainer
 from optinfra.mlagents.plugin.on_policy import OnPolicy
 from optinfra.mlagents.valuing import Valuer
+from optinfra.types import Action, ActionSpec, Spec
 from tests import mlagents_world
 
 S = 12
+DEMO = "expert.demo"  # in the run's folder
 CUT_OFTEN = {"hyperparameters": {"batch_size": 48, "buffer_size": 300}}
 SCENARIOS = {
     "ppo": {
@@ -30,7 +34,10 @@ SCENARIOS = {
         "reward_signals": {
             "extrinsic": {"gamma": 0.95},
             "curiosity": {"strength": 0.01, "network_settings": {"hidden_units": 8}},
+            "gail": {"strength": 0.01, "use_actions": True, "demo_path": DEMO,
+                     "network_settings": {"hidden_units": 8}},
         },
+        "behavioral_cloning": {"demo_path": DEMO, "strength": 0.5},
     },
     "sac": {
         "trainer_type": "optinfra_sac", "continuous": True, "memory": True, "save_replay": True,
@@ -42,6 +49,25 @@ SCENARIOS = {
         "steps": 2500, **CUT_OFTEN,
     },
 }  # fmt: skip
+
+
+def show_how(path):
+    """Record who goes straight, in three steps, to the end that is shown at the first."""
+    sides = np.repeat([1.0, -1.0] * 4, 4).astype(np.float32)
+    step = np.arange(len(sides)) % 4
+    seen = np.stack([step * mlagents_world.STRIDE * sides, sides * (step == 0), sides**2], 1)
+    rewards = np.where(step == 3, 1.0, 0.0) - mlagents_world.COST * (step > 0)
+    expert = Demonstrations(
+        obs=(torch.from_numpy(seen.astype(np.float32)),),
+        action=Action(torch.from_numpy(sides[:, None]), torch.zeros(len(sides), 0).long()),
+        action_mask=torch.ones(len(sides), 0, dtype=torch.bool),
+        rewards=torch.from_numpy(rewards.astype(np.float32)),
+        terminated=torch.from_numpy(step == 3),
+        truncated=torch.zeros(len(sides), dtype=torch.bool),
+        episode=torch.arange(len(sides)) // 4,
+    )
+    spec = Spec(obs=((3,),), action=ActionSpec(1))
+    save(path, expert, name=mlagents_world.NAME, spec=spec)
 
 
 def watched(facts):
@@ -129,7 +155,10 @@ def told_by(trainer):
 
 
 def main(kind, folder):
-    asked = SCENARIOS[kind] | {"folder": folder, "summary_freq": 500, "time_horizon": 5}
+    demo = Path(folder) / DEMO
+    show_how(demo)
+    scenario = json.loads(json.dumps(SCENARIOS[kind]).replace(DEMO, demo.as_posix()))
+    asked = scenario | {"folder": folder, "summary_freq": 500, "time_horizon": 5}
     facts = {}
     watched(facts)
 
