@@ -15,7 +15,7 @@ from optinfra.mlagents import compiling
 from optinfra.mlagents.options import settings_of
 from optinfra.types import Action, Mates
 from tests import mlagents_cases
-from tests.test_mlagents_optimizer import META, batch_of, columns, document
+from tests.mlagents_optimizers import META, batch_of, columns, document
 
 NEXT = [np.zeros(3, np.float32), np.ones(2, np.float32)]
 
