@@ -4,11 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from optinfra.mlagents import export_modules, import_modules
+from optinfra import mlagents
+from optinfra.mlagents import adams, export_modules, import_modules
+from optinfra.mlagents.exchange import OWN
+from optinfra.mlagents.options import settings_of
+from tests import mlagents_cases
 from tests.mlagents_optimizers import (
     KINDS,
+    META,
     SIGNALS,
     assert_same,
+    document,
     learnt,
     optimizer_of,
     refused,
@@ -147,3 +153,69 @@ def test_what_was_exported_or_imported_is_nobodys_but_the_callers():
                 x.fill_(3)
     assert_same(export_modules(one), before)
     assert_same(export_modules(other), before)
+
+
+# --- what Adam remembers --------------------------------------------------------------------
+
+
+ADAMS = {
+    "ppo": ("Optimizer:value_optimizer",),
+    "sac": tuple(f"Optimizer:{name}_optimizer" for name in ("policy", "value", "entropy")),
+    "poca": ("Optimizer:adam",),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adam_tells_its_steps_and_rate_to_each_of_their_optimizers(kind):
+    optimizer = trained(kind, calls=3)
+    given = export_modules(optimizer)
+    assert {name for name in given if adams.is_one(name)} == set(ADAMS[kind])
+    for name in ADAMS[kind]:
+        moved, (group,) = given[name]["state"], given[name]["param_groups"]
+        assert moved and {float(each["step"]) for each in moved.values()} == {3.0}
+        assert group["lr"] == pytest.approx(3e-4) and set(moved) <= set(group["params"])
+    if kind == "sac":  # a number for each branch, and one for all dimensions
+        shapes = [x["exp_avg"].shape for _, x in sorted(given[ADAMS[kind][-1]]["state"].items())]
+        assert shapes == [(2,), (1,)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adam_goes_on_from_their_optimizers_alone(kind):
+    optimizer, other = trained(kind, calls=3), trained(kind, seed=3, calls=1)
+    import_modules(other, without(export_modules(optimizer), OWN))
+    ours, theirs = (adams.find(one.state.opt) for one in (other, optimizer))
+    assert ours.step == theirs.step == 3
+    assert_same(ours.first, theirs.first)
+    assert_same(ours.second, theirs.second)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_their_optimizers_adam_begins_anew(kind):
+    optimizer, other = trained(kind), trained(kind, seed=3)
+    given = export_modules(optimizer)
+    import_modules(other, {name: given[name] for name in given
+                           if name != OWN and not adams.is_one(name)})  # fmt: skip
+    adam = adams.find(other.state.opt)
+    assert adam.step == 0 and not any(
+        x.any() for x in (*adam.first.values(), *adam.second.values())
+    )
+    if kind == "sac":
+        begun = optimizer_of(kind, signals=tuple(SIGNALS), seed=3)
+        assert_same(other.state.log_entropy_coef, begun.state.log_entropy_coef)
+
+
+def test_a_shared_critic_is_written_twice_and_read_from_the_policy():
+    optimizer, other = (shared_optimizer(seed) for seed in (0, 1))
+    given = export_modules(optimizer)
+    assert set(given["Optimizer:critic"]) <= set(given["Policy"])
+    import_modules(other, {"Policy": given["Policy"]})
+    assert_same(other.params.weights, optimizer.params.weights)
+
+
+def shared_optimizer(seed):
+    settings = settings_of(document("ppo", shared_critic=True))
+    policy = mlagents.TorchPolicy(
+        seed, mlagents_cases.behavior_spec(META), settings.network_settings,
+        mlagents.SharedActorCritic, {"stream_names": ["extrinsic"]},
+    )  # fmt: skip
+    return mlagents.TorchPPOOptimizer(policy, settings)

@@ -43,6 +43,11 @@ def assert_after(optimizer, golden):
     exported = export_modules(optimizer)
     for module, recorded in mlagents_cases.modules(golden, "after").items():
         assert set(exported[module]) == set(recorded)
+        weights, theirs = (
+            [name for name in names if ".normalizer." not in name]
+            for names in (exported[module], recorded)
+        )
+        assert weights == theirs  # in the order of Adam's moments
         for name, x in recorded.items():
             own = exported[module][name]
             assert own.shape == x.shape, name

@@ -5,6 +5,7 @@ from enum import Enum
 import attrs
 import numpy as np
 import pytest
+import torch
 
 from optinfra import mlagents
 from optinfra.mlagents import AgentBuffer, MissingColumnError
@@ -305,3 +306,15 @@ def test_compiled_a_class_does_the_same(name):
         for a, b in zip(told[:2], expected[:2]):
             np.testing.assert_allclose(a["extrinsic"], b["extrinsic"], rtol=1e-4, atol=1e-5)
             assert np.shape(a["extrinsic"]) == np.shape(b["extrinsic"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_call_draws_anew_and_a_seed_draws_the_same(kind):
+    def drawn(actor):
+        action, stats, _ = actor.get_action_and_stats([torch.zeros(64, 3), torch.zeros(64, 2)])
+        return action.continuous_tensor, stats["log_probs"].continuous_tensor
+
+    one, same, other = (optimizer_of(kind, seed=seed).policy.actor for seed in (0, 0, 1))
+    first, second = drawn(one), drawn(one)
+    assert not torch.equal(first[0], second[0]) and not torch.equal(first[0], drawn(other)[0])
+    assert_same([drawn(same), drawn(same)], [first, second])

@@ -8,7 +8,7 @@ import torch
 
 from optinfra import mlagents
 from optinfra.mlagents import AgentBufferField
-from optinfra.mlagents.keys import key_of
+from optinfra.mlagents.keys import BufferKey, key_of
 from tests.mlagents_optimizers import (
     FOLLOWING,
     KINDS,
@@ -264,3 +264,37 @@ def test_a_memory_of_another_size_that_somebody_put_in_place_is_refused():
     optimizer.critic_memory_dict["a"] = torch.zeros(1, 1, M + 2)
     with refuses(optimizer, r"`critic_memory_dict\['a'\]` must have shape \[1, 1, 4\], got"):
         value(optimizer, trajectory(3, 0), agent="a")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("memory", [False, True])
+def test_an_end_is_worth_nothing_but_to_streams_for_which_nothing_ends(kind, memory):
+    optimizer = optimizer_of(kind, memory, ("extrinsic", "curiosity"))
+    batch = trajectory(3, 0, kind == "poca")
+    _, goes_on, _ = value(optimizer, batch, agent="a")
+    optimizer.end_episode("a")
+    _, ended, _ = value(optimizer, batch, done=True, agent="a")
+    assert goes_on["extrinsic"] != 0 and ended["extrinsic"] == 0
+    assert ended["curiosity"] == goes_on["curiosity"] != 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_values_and_updates_are_of_the_weights_that_the_policy_has_now(kind):
+    one, other = optimizer_of(kind, seed=0), optimizer_of(kind, seed=1)
+    given = other.policy.actor.state_dict()
+    one.policy.load_weights(given)
+    own = one.policy.actor.held.weights
+    assert_same({name: one.params.weights[name] for name in own}, dict(own))
+    one.update(batch_of(columns(kind)))
+    moved = one.policy.actor.held.weights
+    for name, x in own.items():  # by one step of Adam at most
+        assert (moved[name] - x).abs().max() < 4e-4
+
+
+@pytest.mark.parametrize(("kind", "adds"), [("ppo", False), ("sac", False), ("poca", True)])
+def test_a_group_is_paid_what_its_mates_are_paid(kind, adds):
+    provider = optimizer_of(kind).reward_signals["extrinsic"]
+    given = columns("poca") | {"environment_rewards": np.arange(ROWS, dtype=np.float32)}
+    batch = batch_of(given)
+    batch[BufferKey.GROUPMATE_REWARDS] = [[1.0, 2.0]] * ROWS
+    assert provider.evaluate(batch).tolist() == [i + 3.0 * adds for i in range(ROWS)]
