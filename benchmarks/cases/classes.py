@@ -80,6 +80,7 @@ def optimizer(kind: str, rows: int, compiled: bool) -> TorchOptimizer:
             "trainer_type": kind,
             "hyperparameters": {"batch_size": rows, "buffer_size": 10 * rows},
             "network_settings": {"hidden_units": UNITS, "num_layers": 2},
+            "time_horizon": STEPS,
         }
     )
     squashed = {"conditional_sigma": kind == "sac", "tanh_squash": kind == "sac"}

@@ -145,7 +145,8 @@ class Reader:
       spec: of the agents.
       sequence_length: S where there is a memory, else 1.
       memories: `(rows) -> Memories` of zeros; see `Learner.memories`.
-      spread: whether mates are laid out in few numbers of places, for what is compiled for each.
+      spread: whether mates get as many places as any had before, for what is compiled for each
+        number of them.
       streams: of the values.
       device: of the tensors.
     """
@@ -162,7 +163,7 @@ class Reader:
     ) -> None:
         self.spec, self.streams = spec, tuple(streams)
         self.sequence_length, self.memories, self.device = sequence_length, memories, device
-        self._spreads = spread
+        self._spreads, self._most_mates = spread, 0
         self.missing_memories = 0  # sequences that began with zeros for want of a column
 
     def columns(self, batch: Mapping[Any, Any], rows: int | None = None) -> Columns:
@@ -287,7 +288,10 @@ class Reader:
         )
         seen = tuple(self._tensor(x) for x in obs)
         mates = Mates(seen, Action(continuous, discrete.long()), self._tensor(present))
-        return compiling.spread(mates) if self._spreads else mates
+        if not self._spreads:
+            return mates
+        self._most_mates = max(self._most_mates, slots[1])
+        return compiling.spread(mates, self._most_mates)
 
     def _mates_action(
         self,

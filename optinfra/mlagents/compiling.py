@@ -41,24 +41,26 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def longer(rows: int) -> int:
-    """Tell how many rows to lay out for some: `ROWS` times a power of two."""
-    return ROWS * places(-(-rows // ROWS))
+def longer(rows: int, horizon: int) -> int:
+    """Tell how many rows to lay out for some: `ROWS` times a power of two, or the horizon.
+
+    Args:
+      rows: ≥ 1.
+      horizon: how many most trajectories have.
+    """
+    laid = ROWS << (-(-rows // ROWS) - 1).bit_length()
+    return horizon if rows <= horizon < laid else laid
 
 
-def places(mates: int) -> int:
-    """Tell how many places to lay out for mates: none, or a power of two."""
-    return 1 << (mates - 1).bit_length() if mates else 0
-
-
-def spread(mates: Mates) -> Mates:
+def spread(mates: Mates, places: int) -> Mates:
     """Lay out places for mates who are not there, so that few numbers of them are compiled for.
 
     Args:
       mates: `[rows, G, …]`.
+      places: how many there are to be, ≥ G.
     """
     rows, there = mates.present.shape
-    missing = places(there) - there
+    missing = places - there
 
     def wider(x: Tensor) -> Tensor:
         return torch.cat([x, x.new_zeros(rows, missing, *x.shape[2:])], 1)

@@ -86,6 +86,7 @@ class TorchOptimizer(Optimizer):
             self._reader,
             ignore_done=ignore_done,
             grouped=self.trainer_settings.trainer_type == "poca",
+            horizon=self.trainer_settings.time_horizon,
             stage=stage,
         )
         self.state = self.beginning = self._begun()

@@ -48,6 +48,7 @@ class Valuer:
       reader: of its batches.
       ignore_done: streams for which an episode's end is none.
       grouped: whether the critic sees an agent's mates.
+      horizon: steps of most trajectories.
       stage: applied to a group's critic without memory. A single agent's takes longer to be
         called, compiled, than to run: 0.45 ms against 0.29 for 100 steps.
     """
@@ -59,10 +60,11 @@ class Valuer:
         *,
         ignore_done: Collection[str],
         grouped: bool,
+        horizon: int,
         stage: Stage | None,
     ) -> None:
         self._learner, self._reader = learner, reader
-        self._ignore_done, self._grouped = ignore_done, grouped
+        self._ignore_done, self._grouped, self._horizon = ignore_done, grouped, horizon
         self._remembers = reader.sequence_length is not None
         self._value, self._staged = learner.trajectory_values, False
         if stage is not None and grouped and not self._remembers:
@@ -80,9 +82,8 @@ class Valuer:
         obs = tuple(columns.tensor(f"obs:{i}", shape) for i, shape in enumerate(spec.obs))
         following = _observed("next_obs", asked.next_obs, spec.obs)
         if not self._grouped and not self._remembers:
-            out = self._at_once(params, obs, following, asked.done)
-        else:
-            out = self._in_order(params, obs, following, asked, columns)
+            return self._at_once(params, obs, following, asked.done)
+        out = self._in_order(params, obs, following, asked, columns)
         over = asked.done or asked.interrupted or _cut(columns)
         self._remember(asked.agent_id, () if over else out.final_memory)
         return Valued(
@@ -94,19 +95,20 @@ class Valuer:
 
     def _at_once(
         self, params: Any, obs: tuple[Tensor, ...], following: tuple[Tensor, ...], done: bool
-    ) -> TrajectoryValues:
+    ) -> Valued:
         """Value steps that nothing connects, and what followed them, as so many rows."""
         rows = tuple(torch.cat([x, last]) for x, last in zip(obs, following))
         with torch.no_grad():
-            values = self._learner.values(params, rows)
-        return TrajectoryValues(
-            values={name: x[:-1, None] for name, x in values.items()},
-            bootstrap={
-                name: torch.zeros(1) if done and name not in self._ignore_done else x[-1:]
+            told = self._learner.values(params, rows)
+        values = {name: x.cpu().numpy() for name, x in told.items()}
+        return Valued(
+            values={name: x[:-1] for name, x in values.items()},
+            baselines={},
+            following={
+                name: 0.0 if done and name not in self._ignore_done else float(x[-1])
                 for name, x in values.items()
             },
-            memories=(),
-            final_memory=(),
+            memories=(None, None),
         )
 
     def _in_order(
@@ -154,7 +156,7 @@ class Valuer:
     def _padded(self, one: Trajectory) -> Trajectory:
         """Add rows where nothing connects them, so that few lengths are compiled for."""
         rows = len(one.obs[0])
-        missing = longer(rows) - rows if self._staged else 0
+        missing = longer(rows, self._horizon) - rows if self._staged else 0
         if not missing:
             return one
 

@@ -77,6 +77,7 @@ class Body(nn.Module):
         if self.conditional:
             layers[-1] = HyperLinear(widths[-2], hidden_units, encoder.goal_width)
         self.layers = nn.ModuleList(layers)
+        self.normed = normed
         self.norms = nn.ModuleList(LayerNorm(hidden_units) for _ in layers if normed)
         self.activation = activation
 
@@ -85,10 +86,10 @@ class Body(nn.Module):
         seen = len(self.encoder.spec.obs)
         encoded = self.encoder(obs[:seen])
         x = side_by_side([encoded.together, *obs[seen:]])
+        norms = self.norms if self.normed else None
         for i, layer in enumerate(self.layers):
             x = layer(x, encoded.goal) if isinstance(layer, HyperLinear) else layer(x)
-            x = self.norms[i](x) if self.norms else x
-            x = self.activation(x)
+            x = self.activation(norms[i](x) if norms is not None else x)
         return x
 
 

@@ -53,7 +53,10 @@ def seen_once(spec: Spec, obs: Obs) -> Obs:
     Returns:
       The same shapes; images as floats.
     """
-    return tuple(pixel_by_pixel(x) if len(shape) == IMAGE else x for x, shape in zip(obs, spec.obs))
+    images = [i for i, shape in enumerate(spec.obs) if len(shape) == IMAGE]
+    if not images:
+        return obs
+    return tuple(pixel_by_pixel(x) if i in images else x for i, x in enumerate(obs))
 
 
 class Conv(nn.Module):
