@@ -155,9 +155,10 @@ class Told(StatsWriter):
     """Keeps what is reported."""
 
     def __init__(self):
-        self.curve, self.names, self.all = [], set(), {}
+        self.curve, self.names, self.all, self.times = [], set(), {}, []
 
     def write_stats(self, category, values, step):
+        self.times.append((step, time.perf_counter()))
         self.names |= set(values)
         for name, x in values.items():
             self.all[name] = float(x.aggregated_value)
@@ -254,7 +255,8 @@ def run(asked, watch=None):
     trainer = controller.trainers[NAME]
     result = {
         "curve": told.curve, "seconds": seconds, "step": int(trainer.get_step),
-        "names": sorted(told.names), "last": told.all,
+        "names": sorted(told.names), "last": told.all, "times": told.times,
+        "compiled": "torch._inductor" in sys.modules,
     }  # fmt: skip
     if watch:
         result |= watch(trainer)

@@ -148,6 +148,18 @@ def test_a_checkpoint_has_all_there_is(probed, kind):
     assert list((folder / "Walker").glob("Walker-*.onnx"))
 
 
+@pytest.mark.inductor
+@pytest.mark.parametrize("compiled", [True, None])
+def test_a_run_is_compiled_as_its_settings_ask(tmp_path, compiled):
+    asked = {
+        "trainer_type": "optinfra_ppo", "folder": str(tmp_path), "steps": 1000,
+        "hyperparameters": {} if compiled is None else {"compiled": compiled}, "summary_freq": 500,
+    }  # fmt: skip
+    facts = told("tests.mlagents_world", json.dumps(asked))
+    assert facts["compiled"] == bool(compiled)
+    assert np.isfinite(facts["last"]["Losses/Policy Loss"])
+
+
 # --- learning -----------------------------------------------------------------------------
 
 MATRIX = [

@@ -1,10 +1,15 @@
 """ML-Agents' hyperparameters, and whether updates are compiled."""
 
+from typing import Optional
+
 import attr
 from mlagents.trainers.poca.optimizer_torch import POCASettings as UpstreamPOCASettings
 from mlagents.trainers.ppo.optimizer_torch import PPOSettings as UpstreamPPOSettings
 from mlagents.trainers.sac.optimizer_torch import SACSettings as UpstreamSACSettings
 from mlagents.trainers.settings import ScheduleType
+
+# Whether updates are; None: if they will be many. The cattrs of ML-Agents reads no `bool | None`.
+Compiled = Optional[bool]  # noqa: UP045
 
 
 @attr.s(auto_attribs=True)
@@ -28,18 +33,18 @@ class Scheduled:
 class PPOSettings(Scheduled, UpstreamPPOSettings):
     """Hyperparameters of PPO."""
 
-    compiled: bool | None = None
+    compiled: Compiled = None
 
 
 @attr.s(auto_attribs=True)
 class POCASettings(Scheduled, UpstreamPOCASettings):
     """Hyperparameters of POCA."""
 
-    compiled: bool | None = None
+    compiled: Compiled = None
 
 
 @attr.s(auto_attribs=True)
 class SACSettings(UpstreamSACSettings):
     """Hyperparameters of SAC."""
 
-    compiled: bool | None = None
+    compiled: Compiled = None
