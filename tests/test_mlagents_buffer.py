@@ -227,6 +227,29 @@ def test_a_batch_is_one_row_each_unless_told_and_a_copy():
     assert field[0] == 0
 
 
+def told_of(field):
+    groups = field.group_counts.tolist() if field.contains_lists else None
+    rows = field.to_ndarray()
+    return rows.dtype, rows.shape, rows.tolist(), groups
+
+
+@given(KINDS.flatmap(lambda kind: st.lists(st.lists(entries(*kind), max_size=4), max_size=4)))
+@example([[[]], [[np.ones(2)]], [[]], [[np.ones(2)] * 3]])
+@example([[[np.ones(2), np.ones(2)]], [[], []]])
+def test_rows_given_at_once_are_those_that_were_given_one_by_one(parts):
+    at_once, joined, single = AgentBufferField(), AgentBufferField(), AgentBufferField()
+    for part in parts:
+        at_once.extend(part)
+        other = AgentBufferField(part)
+        before = told_of(other)
+        joined.extend(other)
+        assert told_of(other) == before
+        for row in part:
+            single.append(row)
+    assert told_of(at_once) == told_of(joined) == told_of(single)
+    assert joined == single
+
+
 @given(
     st.sampled_from(SHAPES).flatmap(lambda x: st.lists(entries(x, True), max_size=5)),
     st.sampled_from([0.0, 7.0, np.nan]),

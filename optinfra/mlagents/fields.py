@@ -216,22 +216,34 @@ class AgentBufferField:
             self.append(row, padding)
 
     def _joins(self, other: "AgentBufferField") -> bool:
-        """Add plain rows all at once, where they are such."""
+        """Add rows all at once, where they fit; row by row it is told what is wrong."""
         if not self._length:
             self._clear()
-        if other._counts is not None or self._counts is not None or not other._length:
+        if other._rows is None or not other._length:
             return False
-        assert other._rows is not None
         new = other._rows[: other._length]
-        if not self._length:
+        if self._rows is None:
             self._rows, self._length = new.copy(), len(new)
+            if other._counts is not None:
+                self._counts = other.group_counts.copy()
             return True
-        assert self._rows is not None
-        if new.shape[1:] != self._rows.shape[1:]:
-            return False  # row by row, which tells what is wrong
+        groups = self._counts is not None
+        if groups != (other._counts is not None):
+            return False
+        if groups and self._rows.shape[1] == 0:  # in which there is nobody looks as the other does
+            self._rows = _nobody(len(self._rows), new)
+        elif groups and new.shape[1] == 0:
+            new = _nobody(len(new), self._rows)
+        if new.shape[1 + groups :] != self._rows.shape[1 + groups :]:
+            return False
         total = self._length + len(new)
-        self._reserve(total, new.dtype)
-        self._rows[self._length : total] = new
+        self._reserve(total, new.dtype, new.shape[1] if groups else 0)
+        if groups:
+            assert self._counts is not None
+            self._rows[self._length : total, : new.shape[1]] = new
+            self._counts[self._length : total] = other.group_counts
+        else:
+            self._rows[self._length : total] = new
         self._length = total
         return True
 
@@ -366,9 +378,16 @@ def _same(a: Any, b: Any) -> bool:
     return np.array_equal(np.asarray(a), np.asarray(b))
 
 
+def _nobody(rows: int, like: Array) -> Array:
+    """Make rows without mates, who would look like these."""
+    return np.zeros((rows, 0, *like.shape[2:]), like.dtype)
+
+
 def _at_once(rows: list[Any]) -> Any:
     """Make a field of rows that are alike at one go; otherwise give them back."""
     kinds = {type(row) for row in rows}
+    if kinds == {list}:
+        return _groups_at_once(rows)
     if len(kinds) != 1 or not kinds <= {np.ndarray, float, bool, np.float32, np.float64}:
         return rows
     first = np.asarray(rows[0])
@@ -377,3 +396,21 @@ def _at_once(rows: list[Any]) -> Any:
     ):
         return rows
     return AgentBufferField(np.asarray(rows))
+
+
+def _groups_at_once(rows: list[list[Any]]) -> Any:
+    """Make a field of groups whose mates are alike at one go; otherwise give them back."""
+    counts = np.asarray([len(mates) for mates in rows])
+    field, together = AgentBufferField(), _at_once([mate for mates in rows for mate in mates])
+    most = int(counts.max())
+    if not most:
+        field._adopt(np.zeros((len(rows), 0), np.float32))
+    elif isinstance(together, AgentBufferField) and together._counts is None:
+        mates = together._view()
+        field._adopt(np.zeros((len(rows), most, *mates.shape[1:]), mates.dtype))
+        assert field._rows is not None
+        field._rows[np.arange(most) < counts[:, None]] = mates
+    else:
+        return rows
+    field._counts, field._shared = counts, False
+    return field
