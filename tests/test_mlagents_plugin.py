@@ -168,6 +168,8 @@ MATRIX = [
 ]  # fmt: skip
 STEPS = {("ppo", False): 9000, ("ppo", True): 14000, ("sac", False): 4000, ("sac", True): 6000,
          ("poca", False): 9000, ("poca", True): 20000}  # fmt: skip
+# With the numbers of the others neither trainer's policy came to use its memory in 40,000 steps.
+HYPER = {("poca", True, True): {"lambd": 0.8, "beta": 0.01, "learning_rate": 2e-3}}
 
 
 @pytest.mark.thorough
@@ -177,6 +179,7 @@ def test_ml_agents_loop_learns_with_the_plugin(tmp_path, kind, continuous, memor
     asked = {
         "continuous": continuous, "memory": memory, "groups": kind == "poca",
         "steps": STEPS[kind, memory], "upstream_start": True,
+        "hyperparameters": HYPER.get((kind, continuous, memory), {}),
     }  # fmt: skip
     curves = {}
     for name in (f"optinfra_{kind}", kind):
