@@ -17,11 +17,15 @@ def grad_and_value(
 
     Inside a transform of `torch.func` or a compiler it is that function. Anywhere else plain
     autograd does the same in less time: `torch.func` wraps every tensor that the loss touches.
-    What comes back then carries no graph.
+    What comes back then carries no graph. Tensors made in inference mode are no concern of the
+    caller: autograd takes none, and `torch.func` does it.
 
     Args:
       loss: `(weights) -> []`, or with `has_aux` a pair of that and a tree of tensors.
       has_aux: whether the loss gives a pair.
+
+    Raises:
+      ValueError: from the function, the loss is no scalar.
 
     Returns:
       `(weights) -> (gradient, what the loss gave)`, the gradient in the form of the weights; zeros
@@ -36,7 +40,12 @@ def grad_and_value(
             or torch._C._are_functorch_transforms_active()
         ):
             return transformed(weights)
-        return _by_autograd(loss, weights, has_aux)
+        try:
+            return _by_autograd(loss, weights, has_aux)
+        except RuntimeError as error:
+            if "nference tensor" not in str(error):
+                raise
+        return transformed(weights)
 
     return call
 
@@ -48,6 +57,8 @@ def _by_autograd(
         leaves = [x.detach().requires_grad_() for x in tree.leaves(weights)]
         given = loss(tree.unflatten(weights, leaves))
     value: Tensor = given[0] if has_aux else given
+    if value.ndim:
+        raise ValueError(f"`loss` must give a scalar, got shape {list(value.shape)}.")
     if value.requires_grad:
         found = torch.autograd.grad(value, leaves, allow_unused=True, materialize_grads=True)
     else:

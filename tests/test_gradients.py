@@ -93,6 +93,26 @@ def test_it_composes():
     assert_close(whole(w), 3 * w**2, rtol=1e-6, atol=1e-7)
 
 
+def test_tensors_made_in_inference_mode_are_weights_and_constants_like_others():
+    with torch.inference_mode():
+        w, x = torch.tensor([1.0, -2.0]), torch.tensor([3.0, 5.0])
+    assert grad_and_value(lambda w: (w**2).sum())(w)[0].tolist() == [2.0, -4.0]
+    assert grad_and_value(lambda w: (w * x).sum())(torch.ones(2))[0].tolist() == [3.0, 5.0]
+
+
+def test_a_loss_that_is_no_scalar_is_refused():
+    with pytest.raises(ValueError, match=r"`loss` must give a scalar, got shape \[1\]"):
+        grad_and_value(lambda w: w.sum()[None])(torch.ones(3))
+
+
+def test_what_goes_wrong_in_a_loss_is_told():
+    def refusing(w):
+        raise RuntimeError("no such rows")
+
+    with pytest.raises(RuntimeError, match="no such rows"):
+        grad_and_value(refusing)(torch.ones(3))
+
+
 def test_a_loss_that_itself_differentiates():
     def penalty(weights):
         slope = func.grad(lambda x: (weights * x**2).sum())(torch.tensor([1.0, 2.0]))

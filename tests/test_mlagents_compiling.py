@@ -120,6 +120,7 @@ def test_groups_of_many_lengths_and_sizes_are_valued_in_few_shapes(staged):
         assert told[2]["extrinsic"] == pytest.approx(expected[2]["extrinsic"], abs=1e-6)
     laid = [(shapes[0][0], shapes[-1][-1]) for shapes in seen]
     assert laid == [(64, 0), (64, 1), (64, 3), (100, 4), (100, 4), (128, 4), (128, 4), (64, 4)]
+    assert len(set(seen)) == len(set(laid))  # nothing else differs
 
 
 def test_groups_of_many_sizes_are_learnt_from_in_few_shapes(staged):
@@ -140,10 +141,12 @@ def test_groups_of_many_sizes_are_learnt_from_in_few_shapes(staged):
         ({"num_epoch": 3, "batch_size": 64}, 500_000, True),
         ({"num_epoch": 1, "batch_size": 10}, 50_000, True),
         ({"num_epoch": 1, "batch_size": 10}, 49_990, False),
-        ({"steps_per_update": 1.0, "batch_size": 128}, 5_000, True),
-        ({"steps_per_update": 20.0, "batch_size": 128}, 90_000, False),
-        ({"steps_per_update": 1.0, "compiled": None}, 5_000, True),
-        ({"steps_per_update": 1.0, "compiled": False}, 5_000, False),
+        ({"steps_per_update": 1.0, "buffer_init_steps": 0}, 5_000, True),
+        ({"steps_per_update": 1.0, "buffer_init_steps": 1_000}, 6_000, True),
+        ({"steps_per_update": 1.0, "buffer_init_steps": 1_001}, 6_000, False),
+        ({"steps_per_update": 20.0, "buffer_init_steps": 0}, 90_000, False),
+        ({"steps_per_update": 1.0, "buffer_init_steps": 0, "compiled": None}, 5_000, True),
+        ({"steps_per_update": 1.0, "buffer_init_steps": 0, "compiled": False}, 5_000, False),
         ({"num_epoch": 1, "batch_size": 10, "compiled": True}, 10, True),
     ],
 )

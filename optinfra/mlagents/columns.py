@@ -10,13 +10,13 @@ from torch import Tensor
 
 from optinfra import tree
 from optinfra.learners import PPOBatch, SACBatch
-from optinfra.mlagents import compiling
+from optinfra.mlagents import compiling, stacking
 from optinfra.mlagents.buffer import AgentBuffer
 from optinfra.mlagents.fields import AgentBufferField
 from optinfra.mlagents.keys import BufferKey, text_of
+from optinfra.mlagents.stacking import Array
 from optinfra.types import Action, Mates, Memories, PyTree, Spec, Transitions
 
-Array = np.ndarray[Any, np.dtype[Any]]
 SHOWN = 12  # columns that a message lists
 
 
@@ -54,10 +54,14 @@ class Columns:
 
     def array(self, name: str, shape: tuple[int, ...] = (), dtype: Any = np.float32) -> Array:
         """Give a column of plain rows, `[rows, *shape]`."""
-        array = _stacked(name, self._found(name), dtype)
+        field = self._found(name)
+        if isinstance(field, AgentBufferField | np.ndarray):
+            array = np.asarray(field).astype(dtype)
+        else:
+            array = stacking.stacked(name, field, dtype)
         self._require_rows(name, len(array))
         if array.shape[1:] != shape:
-            if _long(array.shape[1:]) != _long(shape):
+            if stacking.long(array.shape[1:]) != stacking.long(shape):
                 raise ValueError(
                     f"`{name}` must have shape [rows, *{list(shape)}], got {list(array.shape)}."
                 )
@@ -78,7 +82,7 @@ class Columns:
         elif isinstance(field, AgentBufferField | np.ndarray):
             padded = np.array(field, np.float32)
         else:
-            padded = _padded(name, field, shape, pad_value)
+            padded = stacking.padded(name, field, shape, pad_value)
         if padded.shape[1:2] == (0,):
             return np.zeros((len(padded), 0, *shape), np.float32)
         if padded.ndim < 2 or padded.shape[2:] != shape:
@@ -103,39 +107,6 @@ class Columns:
             self.rows = rows
         if rows != self.rows:
             raise ValueError(f"`{name}` must have {self.rows} rows, got {rows}.")
-
-
-def _stacked(name: str, field: Any, dtype: Any) -> Array:
-    """Lay rows one after another: quickly where they are arrays of one shape."""
-    if isinstance(field, AgentBufferField | np.ndarray):
-        return np.asarray(field).astype(dtype)
-    try:
-        if len(field) and isinstance(field[0], np.ndarray) and field[0].ndim:
-            flat = np.concatenate(field, axis=None, dtype=dtype, casting="unsafe")
-            return flat.reshape(len(field), *field[0].shape)
-        return np.array(field, dtype)
-    except ValueError:
-        raise ValueError(f"`{name}` must have rows of one shape.") from None
-
-
-def _long(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Leave out axes of one."""
-    return tuple(size for size in shape if size != 1)
-
-
-def _padded(name: str, rows: Any, shape: tuple[int, ...], pad_value: float) -> Array:
-    """Pad lists of mates."""
-    most = max((len(mates) for mates in rows), default=0)
-    padded = np.full((len(rows), most, *shape), pad_value, np.float32)
-    for i, mates in enumerate(rows):
-        if len(mates):
-            each = _stacked(name, list(mates), np.float32)
-            if _long(each.shape[1:]) != _long(shape):
-                raise ValueError(
-                    f"`{name}` must have mates of shape {list(shape)}, got {list(each.shape[1:])}."
-                )
-            padded[i, : len(mates)] = each.reshape(len(mates), *shape)
-    return padded
 
 
 class Reader:

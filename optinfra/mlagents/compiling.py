@@ -11,7 +11,9 @@ from optinfra import lift, tree
 from optinfra.types import Mates
 
 ROWS = 64  # the fewest that a compiled critic is given
-REPAID = 5000  # updates in which the time is saved that compiling takes
+# Updates in which the time is saved that compiling takes: 22 s at first and 4.7 ms by each of
+# 1,024 rows for PPO, 27 s and 9 ms by each of 256 for SAC, 42 s and 26 ms for POCA.
+REPAID = 5000
 
 
 def are_compiled(trainer_settings: Any) -> bool:
@@ -21,7 +23,7 @@ def are_compiled(trainer_settings: Any) -> bool:
     if asked is not None:
         return bool(asked)
     if hasattr(hyper, "steps_per_update"):
-        updates = trainer_settings.max_steps / hyper.steps_per_update
+        updates = (trainer_settings.max_steps - hyper.buffer_init_steps) / hyper.steps_per_update
     else:
         updates = trainer_settings.max_steps * hyper.num_epoch / hyper.batch_size
     return bool(updates >= REPAID)

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from optinfra.mlagents.stacking import Array, nobody, together
+
 FIRST_CAPACITY = 64  # rows
 
 
@@ -231,9 +232,9 @@ class AgentBufferField:
         if groups != (other._counts is not None):
             return False
         if groups and self._rows.shape[1] == 0:  # in which there is nobody looks as the other does
-            self._rows = _nobody(len(self._rows), new)
+            self._rows = nobody(len(self._rows), new)
         elif groups and new.shape[1] == 0:
-            new = _nobody(len(new), self._rows)
+            new = nobody(len(new), self._rows)
         if new.shape[1 + groups :] != self._rows.shape[1 + groups :]:
             return False
         total = self._length + len(new)
@@ -378,39 +379,12 @@ def _same(a: Any, b: Any) -> bool:
     return np.array_equal(np.asarray(a), np.asarray(b))
 
 
-def _nobody(rows: int, like: Array) -> Array:
-    """Make rows without mates, who would look like these."""
-    return np.zeros((rows, 0, *like.shape[2:]), like.dtype)
-
-
 def _at_once(rows: list[Any]) -> Any:
     """Make a field of rows that are alike at one go; otherwise give them back."""
-    kinds = {type(row) for row in rows}
-    if kinds == {list}:
-        return _groups_at_once(rows)
-    if len(kinds) != 1 or not kinds <= {np.ndarray, float, bool, np.float32, np.float64}:
+    found = together(rows)
+    if found is None:
         return rows
-    first = np.asarray(rows[0])
-    if kinds == {np.ndarray} and any(
-        row.shape != first.shape or row.dtype != first.dtype for row in rows
-    ):
-        return rows
-    return AgentBufferField(np.asarray(rows))
-
-
-def _groups_at_once(rows: list[list[Any]]) -> Any:
-    """Make a field of groups whose mates are alike at one go; otherwise give them back."""
-    counts = np.asarray([len(mates) for mates in rows])
-    field, together = AgentBufferField(), _at_once([mate for mates in rows for mate in mates])
-    most = int(counts.max())
-    if not most:
-        field._adopt(np.zeros((len(rows), 0), np.float32))
-    elif isinstance(together, AgentBufferField) and together._counts is None:
-        mates = together._view()
-        field._adopt(np.zeros((len(rows), most, *mates.shape[1:]), mates.dtype))
-        assert field._rows is not None
-        field._rows[np.arange(most) < counts[:, None]] = mates
-    else:
-        return rows
-    field._counts, field._shared = counts, False
+    field = AgentBufferField()
+    field._rows, field._counts = found
+    field._length = len(rows)
     return field

@@ -46,7 +46,8 @@ class TorchOptimizer(Optimizer):
       policy: whose actor learns. It has its weights; the optimizer has all else.
       trainer_settings: ours or ML-Agents'. Its `trainer_type` says what learns: `ppo`, `sac` or
         `poca`.
-      compiled: whether updates are compiled, and values of groups; worth it from some thousands on.
+      compiled: whether updates are compiled, and values of groups without memory; worth it from
+        some thousands on.
 
     Raises:
       ValueError: the settings are out of range, are of another trainer than the class, or do
