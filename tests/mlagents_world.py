@@ -199,10 +199,17 @@ def run_options(asked):
     return RunOptions.from_dict({"behaviors": {NAME: behavior}})
 
 
+def unclipped(batch):
+    """Put returns in the place of values, as ML-Agents does by mistake: nothing is clipped then."""
+    return batch._replace(values=batch.returns)
+
+
 def begin_as_upstream(kind):
     """Let the plugin's critics begin with the weights, and after the draws, of ML-Agents' own.
 
-    What then differs between curves is how they learn. By themselves, seeds differ by more.
+    And let PPO's values move as freely as there, where their clipping has no effect: clipped they
+    take up to 5,000 steps more to follow (seeds 0 and 2 of four). What then differs between curves
+    is how they learn. By themselves, seeds differ by more.
     """
     from mlagents.trainers.poca.optimizer_torch import TorchPOCAOptimizer
     from mlagents.trainers.ppo.optimizer_torch import TorchPPOOptimizer
@@ -222,6 +229,9 @@ def begin_as_upstream(kind):
             if hasattr(module, "parameters")
         }  # fmt: skip
         import_modules(bridge.own, weights | {"Policy": self.policy.actor.state_dict()})
+        if kind == "ppo":
+            read = bridge.own.read
+            bridge.own.read = lambda buffer: unclipped(read(buffer))
         return bridge
 
     Learning.create_optimizer = created

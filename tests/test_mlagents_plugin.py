@@ -166,7 +166,7 @@ MATRIX = [
     (kind, continuous, memory)
     for kind in KINDS for continuous in (True, False) for memory in (False, True)
 ]  # fmt: skip
-STEPS = {("ppo", False): 9000, ("ppo", True): 14000, ("sac", False): 4000, ("sac", True): 6000,
+STEPS = {("ppo", False): 14000, ("ppo", True): 14000, ("sac", False): 4000, ("sac", True): 6000,
          ("poca", False): 9000, ("poca", True): 20000}  # fmt: skip
 # With the numbers of the others neither trainer's policy came to use its memory in 40,000 steps.
 HYPER = {("poca", True, True): {"lambd": 0.8, "beta": 0.01, "learning_rate": 2e-3}}
