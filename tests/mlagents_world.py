@@ -204,12 +204,12 @@ def unclipped(batch):
     return batch._replace(values=batch.returns)
 
 
-def begin_as_upstream(kind):
+def begin_as_upstream(kind, freely):
     """Let the plugin's critics begin with the weights, and after the draws, of ML-Agents' own.
 
-    And let PPO's values move as freely as there, where their clipping has no effect: clipped they
-    take up to 5,000 steps more to follow (seeds 0 and 2 of four). What then differs between curves
-    is how they learn. By themselves, seeds differ by more.
+    What then differs between curves is how they learn. By themselves, seeds differ by more. With
+    `freely` PPO's values move as there, where their clipping has no effect: clipped they take up
+    to 5,000 steps more to follow (seeds 0 and 2 of four).
     """
     from mlagents.trainers.poca.optimizer_torch import TorchPOCAOptimizer
     from mlagents.trainers.ppo.optimizer_torch import TorchPPOOptimizer
@@ -229,7 +229,7 @@ def begin_as_upstream(kind):
             if hasattr(module, "parameters")
         }  # fmt: skip
         import_modules(bridge.own, weights | {"Policy": self.policy.actor.state_dict()})
-        if kind == "ppo":
+        if freely:
             read = bridge.own.read
             bridge.own.read = lambda buffer: unclipped(read(buffer))
         return bridge
@@ -241,7 +241,8 @@ def run(asked, watch=None):
     """Train as `mlagents-learn` does, in one process."""
     options = run_options(asked)
     if asked.get("upstream_start") and asked["trainer_type"].startswith("optinfra_"):
-        begin_as_upstream(asked["trainer_type"].removeprefix("optinfra_"))
+        kind = asked["trainer_type"].removeprefix("optinfra_")
+        begin_as_upstream(kind, asked.get("freely", False))
     told = Told()
     StatsReporter.writers.clear()
     StatsReporter.writers.append(told)
