@@ -22,7 +22,7 @@ from optinfra.mlagents.plugin.off_policy import SACTrainer
 from optinfra.mlagents.plugin.on_policy import OnPolicy
 from optinfra.mlagents.valuing import Valuer
 from optinfra.types import Action, ActionSpec, Spec
-from tests import mlagents_world
+from tests import mlagents_run, mlagents_world
 
 S = 12
 DEMO = "expert.demo"  # in the run's folder
@@ -171,7 +171,7 @@ def main(kind, folder):
             "rows": trainer.update_buffer.num_experiences,
         }  # fmt: skip
 
-    first = mlagents_world.run(asked, watch)
+    first = mlagents_run.run(asked, watch)
     facts |= {"first": first, "calls": list(facts["calls"]), "episodes": len(facts["calls"])}
     add_policy = Learning.add_policy
 
@@ -183,9 +183,7 @@ def main(kind, folder):
     Learning.add_policy = added
     calls = facts.pop("calls")
     facts["calls"] = []
-    second = mlagents_world.run(
-        asked | {"resume": True, "steps": asked["steps"] + 500}, lambda _: {}
-    )
+    second = mlagents_run.run(asked | {"resume": True, "steps": asked["steps"] + 500}, lambda _: {})
     facts |= {"calls": calls, "second": second}
     print(json.dumps(facts))
 

@@ -155,7 +155,7 @@ def test_a_run_is_compiled_as_its_settings_ask(tmp_path, compiled):
         "trainer_type": "optinfra_ppo", "folder": str(tmp_path), "steps": 1000,
         "hyperparameters": {} if compiled is None else {"compiled": compiled}, "summary_freq": 500,
     }  # fmt: skip
-    facts = told("tests.mlagents_world", json.dumps(asked))
+    facts = told("tests.mlagents_run", json.dumps(asked))
     assert facts["compiled"] == bool(compiled)
     assert np.isfinite(facts["last"]["Losses/Policy Loss"])
 
@@ -190,7 +190,7 @@ def test_ml_agents_loop_learns_with_the_plugin(tmp_path, kind, continuous, memor
         sides["freely"] = (f"optinfra_{kind}", True)
     for side, (name, freely) in sides.items():
         given = asked | {"trainer_type": name, "freely": freely, "folder": str(tmp_path / side)}
-        curves[side] = told("tests.mlagents_world", json.dumps(given))["curve"]
+        curves[side] = told("tests.mlagents_run", json.dumps(given))["curve"]
     ours = curves["plugin"]
     assert ours[0][1] < 0.5 and ours[-1][1] > SOLVED, curves
     compared = curves.get("freely", ours)

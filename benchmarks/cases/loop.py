@@ -65,7 +65,7 @@ def rate(interpreter: str, kind: str, trainer_type: str, hyper: dict[str, Any]) 
             "hyperparameters": hyper,
         }
         run = subprocess.run(
-            [interpreter, "-W", "ignore", "-m", "tests.mlagents_world", json.dumps(asked)],
+            [interpreter, "-W", "ignore", "-m", "tests.mlagents_run", json.dumps(asked)],
             capture_output=True,
             text=True,
             cwd=ROOT,
