@@ -768,6 +768,25 @@ def test_only_columns_of_one_length_are_appended():
     assert target.num_experiences == 3
 
 
+def test_a_batch_and_what_it_was_taken_from_change_apart():
+    buffer, target = filled(3), AgentBuffer()
+    batch = buffer[OBS].get_batch(2)
+    buffer.resequence_and_append(target)
+    buffer[OBS][2] = np.full(2, 9)
+    buffer[DONE].append(5)
+    assert_rows(batch, [np.full(2, 1), np.full(2, 2)])
+    assert numbers_of(target) == [0, 1, 2]
+    assert buffer[PADDING].get_batch(1, 2).padding_value == 1
+
+
+def test_another_column_leaves_the_buffer_it_was_given_beside_as_it_was():
+    buffer = filled(3)
+    other = buffer.with_column(DONE, [7.0, 8.0, 9.0])
+    assert list(other[DONE]) == [7, 8, 9] and other[OBS] == buffer[OBS]
+    assert numbers_of(buffer) == [0, 1, 2]
+    assert REWARDS in buffer.with_column(REWARDS, [0.0] * 3) and REWARDS not in buffer
+
+
 # --- files ----------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """A buffer of experience: columns of one length, by key."""
 
 from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from functools import cached_property
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -18,15 +19,17 @@ class AgentBuffer(MutableMapping[AgentBufferKey, AgentBufferField]):
     leaves the buffer as it was.
 
     Args:
-      seed: of `generator`; None draws one.
-
-    Attributes:
-      generator: what `shuffle` and `sample_mini_batch` draw by. numpy's global one is left alone.
+      seed: of `generator`, as numpy's global one is left alone; None draws one.
     """
 
     def __init__(self, seed: int | None = None) -> None:
         self._columns: dict[str, AgentBufferField] = {}
-        self.generator = np.random.default_rng(seed)
+        self._seed = seed
+
+    @cached_property
+    def generator(self) -> np.random.Generator:
+        """What `shuffle` and `sample_mini_batch` draw by; made when first asked for."""
+        return np.random.default_rng(self._seed)
 
     def __getitem__(self, key: Any) -> AgentBufferField:
         """Find a column."""
@@ -148,6 +151,13 @@ class AgentBuffer(MutableMapping[AgentBufferKey, AgentBufferField]):
         rows = _rows_of(drawn, sequence_length)
         return self._from(lambda field: field._taken(rows))
 
+    def with_column(self, key: Any, value: Any) -> "AgentBuffer":
+        """Give a buffer that shares all columns but one, which is another's or new."""
+        other = AgentBuffer()
+        other._columns = dict(self._columns)
+        other[key] = value
+        return other
+
     def _from(self, change: Any) -> "AgentBuffer":
         batch = AgentBuffer(seed=int(self.generator.integers(2**31)))
         for text, field in self._columns.items():
@@ -173,15 +183,16 @@ class AgentBuffer(MutableMapping[AgentBufferKey, AgentBufferField]):
         Raises:
           BufferException: lengths of columns differ.
         """
-        keys = list(self) if key_list is None else list(key_list)
-        if not self.check_length(keys):
+        keys = None if key_list is None else list(key_list)
+        fields = self._columns if keys is None else {text_of(key): self[key] for key in keys}
+        if not self.check_length(keys) if keys else len({*map(len, fields.values())}) > 1:
             raise BufferException("expected columns of one length to append.")
-        for key in keys:
-            rows = self[key].get_batch(batch_size, training_length)
-            if key in target_buffer:
-                target_buffer[key].extend(rows)
+        for text, field in fields.items():
+            rows = field.get_batch(batch_size, training_length)
+            if text in target_buffer._columns:
+                target_buffer._columns[text].extend(rows)
             else:
-                target_buffer[key] = rows
+                target_buffer._columns[text] = rows
 
     def save_to_file(self, file_object: BinaryIO) -> None:
         """Write every column into an HDF5 file, as ML-Agents does.

@@ -210,9 +210,15 @@ class AgentBufferField:
     def extend(self, rows: Iterable[Any]) -> None:
         """Add rows, one after another; the padding value stays."""
         padding = self.padding_value
-        given = rows if isinstance(rows, AgentBufferField) else _at_once(list(rows))
-        if isinstance(given, AgentBufferField) and self._joins(given):
-            return
+        fresh = not isinstance(rows, AgentBufferField)
+        given = _at_once(list(rows)) if fresh else rows
+        if isinstance(given, AgentBufferField):
+            if fresh and not self._length:
+                self._rows, self._counts, self._length = given._rows, given._counts, given._length
+                self._shared = False
+                return
+            if self._joins(given):
+                return
         for row in given:
             self.append(row, padding)
 
@@ -343,9 +349,10 @@ class AgentBufferField:
         if chosen > most:
             raise BufferException(_too_few(chosen, most))
         missing = chosen * length - self._length
+        batch = self._sliced(slice(max(-missing, 0), None))
+        batch.padding_value = self.padding_value
         if missing <= 0:
-            return self._taken(range(-missing, self._length))
-        batch = self._taken(range(self._length))
+            return batch
         if self._counts is not None:
             batch.extend([] for _ in range(missing))
         elif self._length:

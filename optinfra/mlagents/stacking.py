@@ -29,10 +29,10 @@ def together(rows: list[Any]) -> tuple[Array, Array | None] | None:
 
 
 def _groups(rows: list[list[Any]]) -> tuple[Array, Array] | None:
+    if not any(rows):
+        return np.zeros((len(rows), 0), np.float32), np.zeros(len(rows), np.int64)
     counts = np.asarray([len(mates) for mates in rows])
     most = int(counts.max())
-    if not most:
-        return np.zeros((len(rows), 0), np.float32), counts
     found = together([mate for mates in rows for mate in mates])
     if found is None or found[1] is not None:
         return None

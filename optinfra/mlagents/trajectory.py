@@ -10,6 +10,11 @@ from optinfra.mlagents.fields import AgentBufferField
 from optinfra.mlagents.keys import AgentBufferKey, BufferKey, ObservationKeyPrefix
 
 
+class _Action(NamedTuple):
+    continuous: np.ndarray
+    discrete: np.ndarray
+
+
 class AgentStatus(NamedTuple):
     """What is known of a mate at one step."""
 
@@ -76,9 +81,7 @@ class Trajectory(NamedTuple):
         mates = [[mate.action for mate in step.group_status] for step in steps]
         next_mates = [*mates[1:], mates[-1]]
         last = steps[-1].action
-        nothing = type("Nothing", (), {
-            "continuous": np.zeros_like(last.continuous), "discrete": np.zeros_like(last.discrete)
-        })  # fmt: skip
+        nothing = _Action(np.zeros_like(last.continuous), np.zeros_like(last.discrete))
         next_actions = [*(step.action for step in steps[1:]), nothing]
         columns: dict[AgentBufferKey, list[Any]] = {}
         for i in range(len(self.next_obs)):

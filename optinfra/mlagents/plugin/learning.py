@@ -95,12 +95,8 @@ class Learning:
         actor = self.optimizer.own.policy.actor
         if actor.squashed or not actor.spec.action.continuous:
             return buffer
-        seen = AgentBuffer()
-        for key in buffer:
-            seen[key] = buffer[key]
         drawn = np.asarray(buffer[BufferKey.CONTINUOUS_ACTION], np.float32)
-        seen[BufferKey.CONTINUOUS_ACTION] = np.clip(drawn, -3, 3) / 3
-        return seen
+        return buffer.with_column(BufferKey.CONTINUOUS_ACTION, np.clip(drawn, -3, 3) / 3)
 
     def _told(self, kind: str, values: Mapping[str, np.ndarray]) -> None:
         """Report means of what the critic says, by stream."""
