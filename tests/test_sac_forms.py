@@ -546,3 +546,30 @@ def test_batches_of_another_form_are_refused_by_name():
     for memory in ((), Memories((), batch.memory.critic)):
         with pytest.raises(ValueError, match="`memory` must be given to a learner that remembers"):
             remembering.update(remembering.init(KEY), batch._replace(memory=memory))
+
+
+@pytest.mark.parametrize("value_network", [True, False])
+def test_initialization_gives_each_part_of_every_network_its_own_initializer(value_network):
+    numbers = networks.Initialization(*(networks.constant(x) for x in (1.0, 2.0, 3.0)))
+    network = network_of("hybrid", value_network=value_network, initialization=numbers)
+    found = set()
+    for name, w in network.init(random.key(0)).items():
+        if name.endswith("weight"):
+            owner, part = name.split(".")[:2]
+            expected = 1.0 if part == "body" else 2.0 if owner == "actor" else 3.0
+            assert (w == expected).all(), name
+            found.add((owner, part))
+    owners = {"actor", "q1", "q2"} | ({"value"} if value_network else set())
+    assert found == {(owner, part) for owner in owners for part in ("body", "head")}
+
+
+def test_weights_begin_as_those_of_ml_agents_do():
+    weights = network_of("hybrid", hidden_units=256).init(random.key(0))
+    gains = {"actor.head.mean": 0.2, "actor.head.log_std": 0.2, "actor.head.logits": 0.1,
+             "actor.body.layers.0": 1.0, "q1.body.layers.0": 1.0}  # fmt: skip
+    for name, gain in gains.items():
+        w = weights[f"{name}.weight"]
+        assert float(w.std()) * math.sqrt(w.shape[1]) == pytest.approx(gain, rel=0.2), name
+    w = weights["q1.head.heads.extrinsic.weight"]
+    bound = math.sqrt(6 / sum(w.shape))
+    assert 0.95 * bound < float(w.abs().max()) <= bound

@@ -10,9 +10,12 @@ import torch
 from optinfra import demos, settings
 from optinfra.lift import compiled
 from optinfra.lift.epochs import unlifted
+from optinfra.random import key
 from optinfra.store import StoreError
 from optinfra.train import build, evaluate, folders, loop
+from optinfra.train.learners import learner
 from optinfra.train.loop import train
+from optinfra.types import ActionSpec, Spec
 from tests.commands import (
     TENSOR_CARTPOLE,
     assert_refused,
@@ -412,6 +415,21 @@ def test_runs_of_many_updates_are_compiled(steps_per_update, max_steps, stage):
         f"hyperparameters.steps_per_update={steps_per_update}", f"max_steps={max_steps}"
     )
     assert build.chosen_stage(settings.choose_behavior(run)[1], run.optinfra) is stage
+
+
+def test_orthogonal_weights_keep_the_length_of_what_they_pass_on():
+    run = small_sac("optinfra.initialization=orthogonal", "optinfra.sac={value_network: false}")
+    weights = learner(
+        Spec(((3,),), ActionSpec(2)),
+        settings.choose_behavior(run)[1], run.optinfra,
+    ).init(key(0)).params.weights  # fmt: skip
+    gains = {
+        name: float(torch.linalg.matrix_norm(w, ord=2))
+        for name, w in weights.items() if name.endswith("weight")
+    }  # fmt: skip
+    assert len(gains) == 10
+    for name, gain in gains.items():
+        assert gain == pytest.approx(1.0, rel=1e-5), name
 
 
 def test_stats_have_a_row_each_and_the_names_that_ml_agents_gives_them(whole):

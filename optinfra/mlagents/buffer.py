@@ -152,7 +152,7 @@ class AgentBuffer(MutableMapping[AgentBufferKey, AgentBufferField]):
         return self._from(lambda field: field._taken(rows))
 
     def with_column(self, key: Any, value: Any) -> "AgentBuffer":
-        """Give a buffer that shares all columns but one, which is another's or new."""
+        """Give a buffer of these very columns, with this one added or in the place of its own."""
         other = AgentBuffer()
         other._columns = dict(self._columns)
         other[key] = value

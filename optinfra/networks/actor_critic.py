@@ -81,12 +81,19 @@ class Initialization(NamedTuple):
     values: Initializer
 
 
-def orthogonal_initialization() -> Initialization:
-    """Draw orthogonal weights with gains √2, 0.01 and 1, as PPO implementations do.
+def orthogonal_initialization(
+    body: float = math.sqrt(2), policy: float = 0.01, values: float = 1.0
+) -> Initialization:
+    """Draw orthogonal weights, with the gains of PPO implementations unless told.
+
+    Args:
+      body: gain of the bodies' layers.
+      policy: gain of what gives means, deviations and logits.
+      values: gain of what gives values or action values.
 
     Source: Andrychowicz et al. 2020, section 3.2, https://arxiv.org/abs/2006.05990.
     """
-    return Initialization(orthogonal(math.sqrt(2)), orthogonal(0.01), orthogonal(1.0))
+    return Initialization(*map(orthogonal, (body, policy, values)))
 
 
 def actor_critic(

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from optinfra.check import require_integer
 from optinfra.distributions import PolicyOutputs
-from optinfra.networks.actor_critic import Values
+from optinfra.networks.actor_critic import Initialization, Values
 from optinfra.networks.bodies import ENCODING, Encoding, body
-from optinfra.networks.initializers import draw
+from optinfra.networks.initializers import Initializer, draw
 from optinfra.networks.modules import (
     EVEN_CHOICES,
     KAIMING_NORMAL,
@@ -78,6 +78,7 @@ def soft_actor_critic(
     hidden_units: int = 128,
     num_layers: int = 2,
     activation: Callable[[Tensor], Tensor] = swish,
+    initialization: Initialization | None = None,
     encoding: Encoding = ENCODING,
 ) -> SoftActorCritic:
     """Build ML-Agents' networks of soft actor-critic, or those of later forms.
@@ -98,6 +99,8 @@ def soft_actor_critic(
       hidden_units: h ≥ 1, width of the bodies' layers.
       num_layers: layers of each body.
       activation: after every layer of the bodies.
+      initialization: of the bodies' layers and of the heads, ML-Agents' unless given; `policy` is
+        also that of deviations, `values` V's and the Qs'.
       encoding: how images and goals are read, and the user's own modules.
 
     Returns:
@@ -118,19 +121,22 @@ def soft_actor_critic(
     if memory_size is not None:
         width, layer = recurrent_layer(cell, memory_size)
 
+    weights = initialization or Initialization(KAIMING_NORMAL, SMALL_MEANS, XAVIER_UNIFORM)
+    choosing = initialization.policy if initialization else EVEN_CHOICES
+
     def network(head: nn.Module, **options: Any) -> nn.Module:
-        sizes = (hidden_units, num_layers, activation, KAIMING_NORMAL)
+        sizes = (hidden_units, num_layers, activation, weights.body)
         encoder = body(spec, *sizes, encoding, **options)
         if layer is None:
             return nn.Sequential(OrderedDict(body=encoder, head=head))
         return Remembering(encoder, layer(hidden_units, width), head)
 
     action = spec.action
-    parts = {"actor": network(SquashedHead(width, action))}
+    parts = {"actor": network(SquashedHead(width, action, weights.policy, choosing))}
     if value_network:
-        parts["value"] = network(StreamHeads(width, streams))
+        parts["value"] = network(StreamHeads(width, streams, weight=weights.values))
     for i in range(critics):
-        head = StreamHeads(width, streams, max(action.choices, 1))
+        head = StreamHeads(width, streams, max(action.choices, 1), weights.values)
         parts[f"q{i + 1}"] = network(head, beside=action.continuous, normed=layer_norm)
     names = [f"q{i + 1}" for i in range(critics)]
     return separate_soft(
@@ -301,16 +307,24 @@ class SquashedHead(nn.Module):
     Args:
       inputs: h, width of the encoding.
       action: sizes.
+      normal: initializer of the weights of means and deviations.
+      logits: initializer of the logits' weights.
     """
 
-    def __init__(self, inputs: int, action: ActionSpec) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        action: ActionSpec,
+        normal: Initializer = SMALL_MEANS,
+        logits: Initializer = EVEN_CHOICES,
+    ) -> None:
         super().__init__()
         self.action = action
         if action.continuous:
-            self.mean = Linear(inputs, action.continuous, SMALL_MEANS)
-            self.log_std = Linear(inputs, action.continuous, SMALL_MEANS)
+            self.mean = Linear(inputs, action.continuous, normal)
+            self.log_std = Linear(inputs, action.continuous, normal)
         if action.branches:
-            self.logits = Linear(inputs, action.choices, EVEN_CHOICES)
+            self.logits = Linear(inputs, action.choices, logits)
 
     def forward(self, encoding: Tensor) -> PolicyOutputs:
         """Map an encoding `[*B, h]` to the distribution of the next action, before squashing."""
@@ -331,13 +345,18 @@ class StreamHeads(nn.Module):
       inputs: h, width of the encoding.
       streams: names; each head's parameters carry its stream's name.
       outputs: numbers per stream.
+      weight: initializer of the weights.
     """
 
-    def __init__(self, inputs: int, streams: Sequence[str], outputs: int = 1) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        streams: Sequence[str],
+        outputs: int = 1,
+        weight: Initializer = XAVIER_UNIFORM,
+    ) -> None:
         super().__init__()
-        self.heads = nn.ModuleDict(
-            {name: Linear(inputs, outputs, XAVIER_UNIFORM) for name in streams}
-        )
+        self.heads = nn.ModuleDict({name: Linear(inputs, outputs, weight) for name in streams})
 
     def forward(self, encoding: Tensor) -> dict[str, Tensor]:
         """Map an encoding `[*B, h]` to `[*B, outputs]` per stream."""

@@ -113,7 +113,8 @@ class OptinfraSettings(Block):
     compile: `torch.compile` what is done over and over: `auto` where the run is long enough to
         repay it, `on` always, `off` never.
     max_grad_norm: clip the gradient's global norm; null never clips, as ML-Agents.
-    initialization: of the networks: `mlagents`, or `orthogonal` as PPO implementations have it.
+    initialization: of the networks: `mlagents`, or `orthogonal` as implementations of PPO, and of
+        SAC, have it.
     activation: of the hidden layers: `swish` as ML-Agents, `tanh` or `relu`.
     value_clipping: values move by at most epsilon a rollout. It wants returns of the size of 1:
         scale them by the reward signals' strength, or switch it off.

@@ -33,10 +33,7 @@ REFUSED = (
     Rule("checkpoint_settings.inference", "use `optinfra evaluate` on the run."),
 )
 NO_EXTRINSIC = ": there is no extrinsic among them: the environment's reward teaches nothing."
-REFUSED_WITH_SAC = (
-    Rule("optinfra.initialization", "SAC's networks begin as ML-Agents' do."),
-    Rule("optinfra.burn_in", "sequences from replay have none."),
-)
+REFUSED_WITH_SAC = (Rule("optinfra.burn_in", "sequences from replay have none."),)
 REFUSED_WITH_POCA = (
     Rule("optinfra.initialization", "POCA's networks begin as ML-Agents' do."),
     Rule("optinfra.burn_in", "POCA learns from all steps of a sequence."),

@@ -23,6 +23,7 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "tanh": networks.tanh,
     "relu": networks.relu,
 }
+SOFT_GAINS = (1.0, 1.0, 1.0)  # of SAC's weights where these are orthogonal, as in jax-sac
 
 
 def learner(
@@ -81,12 +82,16 @@ def _sac(
     ignore_done: Collection[str],
 ) -> Learner:
     memory = behavior.network_settings.memory
+    initialization = None
+    if own.initialization == "orthogonal":
+        initialization = networks.orthogonal_initialization(*SOFT_GAINS)
     made = _own(spec, behavior, own, networks.SoftActorCritic) or networks.soft_actor_critic(
         spec,
         tuple(behavior.reward_signals.streams.values()),
         critics=own.sac.critics,
         value_network=own.sac.value_network,
         layer_norm=own.sac.layer_norm,
+        initialization=initialization,
         memory_size=memory.memory_size if memory else None,
         cell=own.recurrent_cell,
         **_sizes(behavior, own),
