@@ -42,6 +42,10 @@ from optinfra.networks.initializers import orthogonal as orthogonal
 from optinfra.networks.initializers import pretrained as pretrained
 from optinfra.networks.initializers import uniform_by_inputs as uniform_by_inputs
 from optinfra.networks.initializers import xavier_uniform as xavier_uniform
+from optinfra.networks.layers import GRU as GRU
+from optinfra.networks.layers import LSTM as LSTM
+from optinfra.networks.layers import Remembering as Remembering
+from optinfra.networks.layers import step_by_step as step_by_step
 from optinfra.networks.modules import Linear as Linear
 from optinfra.networks.modules import PolicyHead as PolicyHead
 from optinfra.networks.modules import ValueHeads as ValueHeads
@@ -54,17 +58,13 @@ from optinfra.networks.observations import SetEncoder as SetEncoder
 from optinfra.networks.observations import require_observations as require_observations
 from optinfra.networks.parts import part as part
 from optinfra.networks.parts import whole as whole
-from optinfra.networks.recurrent import GRU as GRU
-from optinfra.networks.recurrent import LSTM as LSTM
 from optinfra.networks.recurrent import RecurrentActorCritic as RecurrentActorCritic
-from optinfra.networks.recurrent import Remembering as Remembering
 from optinfra.networks.recurrent import recurrent_actor_critic as recurrent_actor_critic
 from optinfra.networks.recurrent import separate_recurrent as separate_recurrent
 from optinfra.networks.recurrent import shared_recurrent as shared_recurrent
 from optinfra.networks.recurrent import (
     shared_recurrent_actor_critic as shared_recurrent_actor_critic,
 )
-from optinfra.networks.recurrent import step_by_step as step_by_step
 from optinfra.networks.recurrent import without_memory as without_memory
 from optinfra.networks.soft import SoftActorCritic as SoftActorCritic
 from optinfra.networks.soft import SquashedHead as SquashedHead

@@ -23,10 +23,10 @@ from optinfra.networks.attention import (
 )
 from optinfra.networks.bodies import ENCODING, Body, Encoding, body
 from optinfra.networks.initializers import draw, kaiming_normal
+from optinfra.networks.layers import Recurrent, Remembering, recurrent_layer
 from optinfra.networks.modules import KAIMING_NORMAL, ValueHeads, swish
 from optinfra.networks.observations import ObservationEncoder
 from optinfra.networks.parts import part
-from optinfra.networks.recurrent import Recurrent, Remembering, recurrent_layer
 from optinfra.types import Action, ActionSpec, Key, Mates, Memories, Obs, Params, PyTree, Spec
 
 BODY_VARIANCE = 0.125  # of ML-Agents' body behind attention, over fan_in and width

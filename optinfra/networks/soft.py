@@ -13,6 +13,7 @@ from optinfra.distributions import PolicyOutputs
 from optinfra.networks.actor_critic import Initialization, Values
 from optinfra.networks.bodies import ENCODING, Encoding, body
 from optinfra.networks.initializers import Initializer, draw
+from optinfra.networks.layers import Remembering, after_each, recurrent_layer
 from optinfra.networks.modules import (
     EVEN_CHOICES,
     KAIMING_NORMAL,
@@ -22,7 +23,6 @@ from optinfra.networks.modules import (
     swish,
 )
 from optinfra.networks.parts import part
-from optinfra.networks.recurrent import Remembering, after_each, recurrent_layer
 from optinfra.networks.soft_values import promised_values
 from optinfra.types import ActionSpec, Key, Memories, Obs, Params, PyTree, Spec
 
