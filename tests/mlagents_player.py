@@ -100,6 +100,6 @@ if __name__ == "__main__":
     kinds = {"continuous": True, "memory": False, "groups": False, "masks": True}
     with grpc.insecure_channel(f"localhost:{asked.mlagents_port}") as channel:
         play(
-            World(**kinds | asked.world, seed=asked.mlagents_port),
+            World(**kinds | asked.world, seed=asked.mlagents_port % 2),
             UnityToExternalProtoStub(channel).Exchange,
         )
