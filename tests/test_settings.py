@@ -129,7 +129,7 @@ RUN = dict(
         rnd_reward_normalization=False, threads=None,
         sac=dict(
             critics=2, value_network=True, target_critics=None, layer_norm=False,
-            target_entropy_scale=1.0, prefill_replay=None, replay_memory=8.0,
+            target_entropy_scale=1.0, random_steps=0, prefill_replay=None, replay_memory=8.0,
         ),
     ),
 )  # fmt: skip

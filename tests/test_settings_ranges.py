@@ -65,6 +65,7 @@ RANGES = [
     ("optinfra.sac.layer_norm", [True, False], [2]),
     ("optinfra.sac.target_critics", [1, None], [0]),
     ("optinfra.sac.target_entropy_scale", [-1, 0.5], ["much"]),
+    ("optinfra.sac.random_steps", [0, 10_000], [-1, 0.5]),
     ("optinfra.sac.prefill_replay", ["a.demo", None], [1]),
     ("optinfra.sac.replay_memory", [0, 0.5], [-1]),
     ("optinfra.threads", [None, 1, 8], [0, -1, 1.5, "many"]),

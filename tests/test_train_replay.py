@@ -197,7 +197,8 @@ def test_demonstrations_fill_the_replay(tmp_path):
 
 FORMS = [
     "optinfra.sac={value_network: false}",
-    "optinfra.sac={value_network: false, critics: 4, target_critics: 2, layer_norm: true}",
+    "optinfra.sac={value_network: false, critics: 4, target_critics: 2, layer_norm: true, "
+    "random_steps: 100}",
 ]
 
 

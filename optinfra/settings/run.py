@@ -89,6 +89,7 @@ class SoftSettings(Block):
         takes the least of (REDQ); null: all.
     layer_norm: normalise the critics' layers.
     target_entropy_scale: factor on the entropies that the policy's randomness is held to.
+    random_steps: environment steps at the beginning whose actions are drawn evenly.
     prefill_replay: demonstrations that the replay buffer holds from the beginning.
     replay_memory: GiB of memory; a larger replay buffer is kept in files of the run's folder.
     """
@@ -98,6 +99,7 @@ class SoftSettings(Block):
     target_critics: Count | None = None
     layer_norm: Flag = False
     target_entropy_scale: Real = 1.0
+    random_steps: Natural = 0
     prefill_replay: Text | None = None
     replay_memory: NonNegative = 8.0
 

@@ -244,6 +244,11 @@ def rollout_steps(behavior: TrainerSettings, rows: tuple[int, ...]) -> int:
     return math.ceil(hyper.buffer_size / acting)
 
 
+def random_steps(behavior: TrainerSettings, own: OptinfraSettings) -> int:
+    """Tell how many steps at the beginning are drawn evenly: with SAC as the settings say."""
+    return own.sac.random_steps if isinstance(behavior.hyperparameters, SACSettings) else 0
+
+
 def chosen_stage(behavior: TrainerSettings, own: OptinfraSettings) -> Stage:
     """Decide whether the run is compiled; `auto` compiles what is long enough to repay it."""
     hyper, worth = behavior.hyperparameters, behavior.max_steps >= WORTH_COMPILING

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -15,7 +15,7 @@ from optinfra.iteration import IterationState
 from optinfra.lift.epochs import unlifted
 from optinfra.off_policy import OffPolicyState
 from optinfra.settings import RunSettings, TrainerSettings
-from optinfra.train import build, folders
+from optinfra.train import build, exploring, folders
 from optinfra.train.collect import Remember
 from optinfra.train.errors import RunError
 from optinfra.train.faults import Faults
@@ -69,6 +69,8 @@ class Training(NamedTuple):
     start: LoopState
     faults: Faults
     replay: Replaying | None = None  # None where learning is from the rollouts alone
+    # by a learner's state, what the source's policy takes for parameters
+    acts_on: Callable[[Any], PyTree] = exploring.params_of
 
 
 def prepare(
@@ -100,10 +102,11 @@ def prepare(
     except ValueError as error:  # an observation that is no vector, or a burn-in too long
         raise RunError(f"{own.env}: {error}") from error
     steps, seed = build.rollout_steps(behavior, rows), run.env_settings.seed + begun
-    source = sourced(env, learner.act, build.remember(learner), run, steps, stage, seed)
+    policy, acts_on = exploring.acting(learner, env.spec.action, build.random_steps(behavior, own))
+    source = sourced(env, policy, build.remember(learner), run, steps, stage, seed)
     key_iteration, key_source = random.split(seeded(run, device)).unbind()
     start = LoopState(one.init(key_iteration), source.init(key_source), EpisodeWindow().state())
-    return Training(one, source, start, faults, replay)
+    return Training(one, source, start, faults, replay, acts_on)
 
 
 def made(run: RunSettings, num_envs: int) -> Environment:
@@ -318,7 +321,7 @@ class _Loop:
         """Collect one rollout and learn. Nothing changes by it: it may be ended anywhere."""
         old = self.state
         source, rollout, ended = self.training.source.collect(
-            old.source, old.iteration.learner.params
+            old.source, self.training.acts_on(old.iteration.learner)
         )
         learnt, tensors = self.training.iteration.update(old.iteration, rollout)
         stats = dict(zip(tensors, torch.stack(list(tensors.values())).tolist())) if tensors else {}
