@@ -26,8 +26,8 @@ from tests.demo_cases import (
     rich,
     unflat,
 )
+from tests.mlagents_python import mlagents_python
 
-MLAGENTS_PYTHON = "OPTINFRA_MLAGENTS_PYTHON"
 ROOT = Path(__file__).parents[1]
 
 
@@ -220,9 +220,7 @@ def test_another_suffix_is_refused(tmp_path):
 
 def read_by_mlagents(path):
     """What ML-Agents' own loader makes of a file, and ours beside it in one process."""
-    interpreter = os.environ.get(MLAGENTS_PYTHON)
-    if not interpreter:
-        pytest.skip(f"{MLAGENTS_PYTHON} names no interpreter that has ML-Agents")
+    interpreter = mlagents_python()
     target = path.with_suffix(".npz")
     reader = Path(__file__).with_name("mlagents_reader.py")
     run = subprocess.run(

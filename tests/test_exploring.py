@@ -66,6 +66,19 @@ def test_the_learner_acts_from_the_step_that_is_told_on(agent):
     assert abs(float(torch.corrcoef(pair)[0, 1])) < 5 / ROWS**0.5
 
 
+@pytest.mark.parametrize("action", [ActionSpec(2), ActionSpec(0, (3, 4))])
+def test_agents_of_one_kind_of_actions_have_only_those(action):
+    spec = Spec(((3,),), action)
+    learner = sac(networks.soft_actor_critic(spec, hidden_units=4), spec)
+    params = learner.init(random.key(0)).params
+    obs = (torch.zeros(ROWS, 3),)
+    act = exploring.evenly(learner, action)(params, obs, (), random.key(1))
+    assert act.executed.continuous.shape == (ROWS, action.continuous)
+    assert act.executed.discrete.shape == (ROWS, len(action.branches))
+    assert act.log_prob.shape == (ROWS, action.continuous + len(action.branches))
+    assert all(len(x.unique()) > 2 for x in (*act.executed.continuous.T, *act.executed.discrete.T))
+
+
 def run_of(trainer, even):
     return settings.load({
         "behaviors": {"a": {

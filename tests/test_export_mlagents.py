@@ -1,7 +1,6 @@
 """What ML-Agents itself exports: names, shapes, and numbers of the same weights."""
 
 import json
-import os
 import subprocess
 from pathlib import Path
 
@@ -15,10 +14,10 @@ from optinfra.moments import Moments
 from optinfra.types import ActionSpec, Spec
 from tests import examples, golden_networks
 from tests.export_cases import M, Policy, interface, learner_of
+from tests.mlagents_python import mlagents_python
 from tests.onnx_cases import session
 
 pytestmark = pytest.mark.mlagents
-MLAGENTS_PYTHON = "OPTINFRA_MLAGENTS_PYTHON"
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 CONTINUOUS = "action_model._continuous_distribution"
 DISCRETE = "action_model._discrete_distribution.branches"
@@ -49,9 +48,7 @@ CASES = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """ML-Agents' files of all cases."""
-    interpreter = os.environ.get(MLAGENTS_PYTHON)
-    if not interpreter:
-        pytest.skip(f"{MLAGENTS_PYTHON} names no interpreter that has ML-Agents")
+    interpreter = mlagents_python()
     folder = tmp_path_factory.mktemp("mlagents")
     (folder / "cases.json").write_text(json.dumps(CASES))
     script = Path(__file__).with_name("mlagents_exporter.py")

@@ -1,7 +1,6 @@
 """Beside ML-Agents itself: the same calls of a buffer give the same."""
 
 import json
-import os
 import subprocess
 from pathlib import Path
 
@@ -9,18 +8,16 @@ import pytest
 
 from optinfra import mlagents
 from tests import mlagents_buffers
+from tests.mlagents_python import mlagents_python
 
 pytestmark = pytest.mark.mlagents
-MLAGENTS_PYTHON = "OPTINFRA_MLAGENTS_PYTHON"
 CASES = 200
 
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory):
     """What comes of all calls there."""
-    interpreter = os.environ.get(MLAGENTS_PYTHON)
-    if not interpreter:
-        pytest.skip(f"{MLAGENTS_PYTHON} names no interpreter that has ML-Agents")
+    interpreter = mlagents_python()
     told = tmp_path_factory.mktemp("mlagents") / "told.json"
     script = Path(mlagents_buffers.__file__)
     run = subprocess.run([interpreter, script, str(CASES), told], capture_output=True, text=True)

@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.mlagents_python import mlagents_python
+
 yaml = pytest.importorskip("yaml")
 torch = pytest.importorskip("torch")
 
 pytestmark = pytest.mark.mlagents
-MLAGENTS_PYTHON = "OPTINFRA_MLAGENTS_PYTHON"
 ROOT = Path(__file__).parents[1]
 HORIZON = 16
 LIMIT = 300  # seconds, for what takes some twenty
@@ -48,10 +48,7 @@ class Command:
     """Runs of `mlagents-learn` over one folder of results."""
 
     def __init__(self, folder):
-        named = os.environ.get(MLAGENTS_PYTHON)
-        if not named:
-            pytest.skip(f"{MLAGENTS_PYTHON} names no interpreter that has ML-Agents")
-        self.python = Path(shutil.which(named) or named).absolute()
+        self.python = mlagents_python()
         self.folder, self.started = folder, []
         self.player = folder / "walker.x86_64"
         self.player.write_text(
@@ -94,10 +91,12 @@ class Command:
         limit = threading.Timer(LIMIT, kill, [running])
         limit.start()
         seen = []
-        while f"Step: {at}." not in "".join(seen[-1:]):
-            seen.append(running.stdout.readline())
-            assert seen[-1], "".join(seen)[-4000:]
-        limit.cancel()
+        try:
+            while f"Step: {at}." not in "".join(seen[-1:]):
+                seen.append(running.stdout.readline())
+                assert seen[-1], "".join(seen)[-4000:]
+        finally:
+            limit.cancel()
         running.send_signal(signal.SIGINT)
         rest, _ = running.communicate(timeout=LIMIT)
         assert running.returncode == 0, rest[-4000:]

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.mlagents_python import mlagents_python
+
 pytestmark = pytest.mark.mlagents
-MLAGENTS_PYTHON = "OPTINFRA_MLAGENTS_PYTHON"
 ROOT = Path(__file__).parents[1]
 S = 12
 KINDS = ("ppo", "sac", "poca")
@@ -23,9 +24,7 @@ SOLVED = 0.6  # per episode; 0.85 is the best, −0.6 is what chance gets
 
 def told(module, *arguments):
     """What a run of ML-Agents printed."""
-    interpreter = os.environ.get(MLAGENTS_PYTHON)
-    if not interpreter:
-        pytest.skip(f"{MLAGENTS_PYTHON} names no interpreter that has ML-Agents")
+    interpreter = mlagents_python()
     run = subprocess.run(
         [interpreter, "-m", module, *map(str, arguments)], capture_output=True, text=True,
         cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"},

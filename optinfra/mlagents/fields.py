@@ -328,7 +328,7 @@ class AgentBufferField:
         Returns:
           The last `batch_size · L` rows; where there are fewer, all of them and then what pads
           the last sequence: its last row times `padding_value`, a row of nobody in a column of
-          groups.
+          groups. Nothing is copied unless it is padded.
 
         Raises:
           BufferException: there are fewer sequences.

@@ -23,7 +23,7 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "tanh": networks.tanh,
     "relu": networks.relu,
 }
-SOFT_GAINS = (1.0, 1.0, 1.0)  # of SAC's weights where these are orthogonal, as in jax-sac
+SOFT_GAINS = (1.0, 1.0, 1.0)  # of SAC where weights are orthogonal: ikostrikov/jaxrl at 7745b27
 
 
 def learner(
